@@ -1,0 +1,25 @@
+//! A session: one intercepted socket after identification. Immutable; identity is looked up anew per request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::ids::{SessionId, UnixMillis};
+use super::principal::{AgentName, Evidence};
+use super::target::Resource;
+
+/// The fixed facts of one session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// The agent that opened it.
+    pub agent: AgentName,
+    /// The process that opened it.
+    pub evidence: Arc<Evidence>,
+    /// The resource it asked for.
+    pub resource: Arc<Resource>,
+    /// The address the agent dialled.
+    pub destination: SocketAddr,
+    /// When it was opened.
+    pub opened_at: UnixMillis,
+}

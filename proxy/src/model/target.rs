@@ -1,0 +1,232 @@
+//! Registered resources: what may be reached, how, and with which credential.
+//!
+//! Secrets are typed so that `Debug` prints a placeholder; they are never serialised.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A protocol that Chaperone speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// PostgreSQL 3.0 and 3.2.
+    Postgres,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres => f.write_str("postgres"),
+        }
+    }
+}
+
+/// One address entry of a resource: `host:port`, `ip:port`, `[ip6]:port` or `net/bits:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum AddressPattern {
+    /// A DNS or hosts-file name; resolved by the daemon.
+    Name {
+        /// Host name.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// One address or a whole network.
+    Network {
+        /// Network address.
+        address: IpAddr,
+        /// Prefix length in bits; 32 or 128 for one address.
+        bits: u8,
+        /// Port.
+        port: u16,
+    },
+}
+
+/// An address entry that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address; write host:port, ip:port, [ip6]:port or network/bits:port")]
+pub struct PatternError(pub String);
+
+impl AddressPattern {
+    /// Reads one entry.
+    ///
+    /// # Errors
+    /// When the text is none of the four forms.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let refuse = || PatternError(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(refuse)?;
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let (address, bits) = match bare.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (bare, None),
+        };
+        match (address.parse::<IpAddr>(), bits) {
+            (Ok(address), bits) => {
+                let most = if address.is_ipv4() { 32 } else { 128 };
+                let bits = bits.map_or(Ok(most), str::parse::<u8>).ok().filter(|bits| *bits <= most);
+                Ok(Self::Network { address, bits: bits.ok_or_else(refuse)?, port })
+            }
+            (Err(_), None) if is_host_name(bare) => Ok(Self::Name { host: bare.to_ascii_lowercase(), port }),
+            (Err(_), _) => Err(refuse()),
+        }
+    }
+
+    /// Whether an original destination falls under a network entry. Names never match here: they are resolved first.
+    #[must_use]
+    pub fn contains(&self, destination: SocketAddr) -> bool {
+        match self {
+            Self::Name { .. } => false,
+            Self::Network { address, bits, port } => {
+                *port == destination.port() && same_network(*address, destination.ip().to_canonical(), *bits)
+            }
+        }
+    }
+}
+
+fn is_host_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-' || byte == b'_')
+}
+
+fn same_network(network: IpAddr, address: IpAddr, bits: u8) -> bool {
+    let wide = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    let ((left, left_width), (right, right_width)) = (wide(network), wide(address));
+    let shift = 128_u32.saturating_sub(u32::from(bits));
+    left_width == right_width && left.checked_shr(shift).unwrap_or(0) == right.checked_shr(shift).unwrap_or(0)
+}
+
+/// Text that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(zeroize::Zeroizing<String>);
+
+impl Secret {
+    /// Takes ownership of a secret; the memory is wiped on drop.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(zeroize::Zeroizing::new(text))
+    }
+
+    /// The secret itself. Call it only where the bytes go to the resource.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The backend credential of a resource. Files are read at each dial, so that rotation needs no restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Account on the resource.
+    pub user: String,
+    /// File with the password (mode 0600 or 0400, or a systemd credential), if there is one.
+    pub password_file: Option<PathBuf>,
+    /// Client certificate chain and key in PEM, if the resource wants one.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// How strictly the resource's certificate is checked; the words are libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpstreamTlsMode {
+    /// Plain text. The credential crosses the wire in the clear unless the resource uses SCRAM.
+    Disable,
+    /// TLS, any certificate.
+    Require,
+    /// TLS, certificate signed by the CA file.
+    VerifyCa,
+    /// TLS, certificate signed by the CA file and naming the host. The default.
+    VerifyFull,
+}
+
+/// TLS rules towards a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Strictness.
+    pub mode: UpstreamTlsMode,
+    /// PEM file of the accepted CAs; `None` means the system's store.
+    pub ca_file: Option<PathBuf>,
+    /// Name to verify instead of the one in `addresses`, for resources registered by IP.
+    pub server_name: Option<String>,
+}
+
+/// A registered target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Name in the configuration and in policies.
+    pub name: String,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where it is.
+    pub addresses: Vec<AddressPattern>,
+    /// Labels for policy, `env = prod`.
+    pub labels: BTreeMap<String, String>,
+    /// Backend credential.
+    pub credential: Credential,
+    /// TLS towards it.
+    pub tls: UpstreamTls,
+    /// How long a request may be held in line before the agent gets an error with the ticket.
+    pub hold: std::time::Duration,
+    /// Whether agents must answer a SCRAM challenge with the placeholder password.
+    pub agent_scram: bool,
+    /// Whether reads too wait for the record to be on disk.
+    pub sync_reads: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_all_four_forms() {
+        assert!(matches!(
+            AddressPattern::parse("db.internal:5432"),
+            Ok(AddressPattern::Name { port: 5432, .. })
+        ));
+        assert!(matches!(AddressPattern::parse("10.0.0.1:1"), Ok(AddressPattern::Network { bits: 32, .. })));
+        assert!(matches!(
+            AddressPattern::parse("[fd00::1]:5432"),
+            Ok(AddressPattern::Network { bits: 128, .. })
+        ));
+        assert!(matches!(
+            AddressPattern::parse("10.20.0.0/16:5432"),
+            Ok(AddressPattern::Network { bits: 16, .. })
+        ));
+        for wrong in ["db", "db:0", "db:99999", "10.0.0.0/33:1", "a b:1", ":5", "fe80::/200:1"] {
+            assert!(AddressPattern::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_network_contains_its_addresses_only_at_its_port() {
+        let net = AddressPattern::parse("10.20.0.0/16:5432").unwrap();
+        assert!(net.contains("10.20.255.1:5432".parse().unwrap()));
+        assert!(net.contains("[::ffff:10.20.1.1]:5432".parse().unwrap()));
+        assert!(!net.contains("10.21.0.1:5432".parse().unwrap()));
+        assert!(!net.contains("10.20.0.1:5433".parse().unwrap()));
+        let all = AddressPattern::parse("0.0.0.0/0:1").unwrap();
+        assert!(all.contains("8.8.8.8:1".parse().unwrap()));
+        assert!(!all.contains("[::1]:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2".into())), "Secret(..)");
+    }
+}
