@@ -1,1 +1,9 @@
-//! Room under construction.
+//! Byte streams: what both ends of a session are made of, before any protocol.
+//!
+//! Refuses to interpret bytes. INVARIANT: a buffer never grows past the limit its owner states; reading stops instead.
+
+mod prefixed;
+mod stream;
+
+pub use prefixed::Prefixed;
+pub use stream::{BoxedStream, ByteStream, Fill, poll_drain, poll_fill, reset_on_close};

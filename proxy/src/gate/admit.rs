@@ -1,0 +1,446 @@
+//! Deciding, holding, recording: from a request to a permit or a refusal.
+//!
+//! A plain read with an allow is settled without waiting. Anything with effects waits for the disk, anything held waits for
+//! people; both come back as a future that the driver polls beside its streams.
+//! INVARIANT: after a hold the request is decided again; an approval never outlives a policy that denies.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cache::DecisionCache;
+use super::permit::{Permit, Undecided};
+use super::refusal::{Refusal, RefusalKind};
+use crate::approval::{self, Approval, Ask, Queue, Submission, Waiter};
+use crate::audit::{Appender, Event};
+use crate::clock::Clock;
+use crate::model::{
+    AgentName, BoundValue, Clearance, ColumnName, Decision, HoldTerms, Identity, MaskStrategy, Operation, Outcome, Principal,
+    RequestId, Session, TicketId, Verdict,
+};
+use crate::policy::{ColumnQuestion, Live, Question, Set};
+
+/// Longest hold inside an open transaction: it keeps locks on the resource, and others wait behind them.
+const HOLD_IN_TRANSACTION_MAX: Duration = Duration::from_secs(15);
+
+/// Where the gate learns who an agent is at this moment.
+pub trait PrincipalSource: fmt::Debug + Send + Sync {
+    /// The verified identity now, or the reason there is none. Called per request.
+    fn principal(&self, agent: &AgentName) -> Arc<Principal>;
+}
+
+/// The rooms behind the door, shared by all sessions.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    policy: Live,
+    approvals: Queue,
+    appender: Appender,
+    principals: Arc<dyn PrincipalSource>,
+    clock: Clock,
+}
+
+impl Gate {
+    /// The gate over its rooms.
+    #[must_use]
+    pub fn new(
+        policy: Live,
+        approvals: Queue,
+        appender: Appender,
+        principals: Arc<dyn PrincipalSource>,
+        clock: Clock,
+    ) -> Self {
+        Self { policy, approvals, appender, principals, clock }
+    }
+
+    /// The door for one session.
+    #[must_use]
+    pub fn door(&self, session: Arc<Session>) -> Door {
+        Door { gate: self.clone(), session, cache: DecisionCache::default(), requests: 0 }
+    }
+}
+
+/// One request as the gate sees it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What policy judges.
+    pub operation: Arc<Operation>,
+    /// What the record and the approver show.
+    pub statement: Arc<str>,
+    /// Bound values, if the protocol sends them apart.
+    pub values: Vec<BoundValue>,
+    /// Whether the resource has a transaction open for this session.
+    pub in_transaction: bool,
+}
+
+/// The gate's answer.
+pub enum Admission {
+    /// Go on now.
+    Permitted(Permit),
+    /// Refused, and recorded so.
+    Refused(Refusal),
+    /// Waits for the disk.
+    Recording(Pending),
+    /// Waits for people.
+    Held(HoldNews, Pending),
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Permitted(permit) => f.debug_tuple("Permitted").field(permit).finish(),
+            Self::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
+            Self::Recording(_) => f.write_str("Recording"),
+            Self::Held(news, _) => f.debug_tuple("Held").field(news).finish_non_exhaustive(),
+        }
+    }
+}
+
+/// A verdict that is not there yet. Dropping it records the request as cut; a ticket stays open.
+pub type Pending = Pin<Box<dyn Future<Output = Result<Permit, Refusal>> + Send>>;
+
+/// What the agent is told while it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldNews {
+    /// The ticket.
+    pub ticket: TicketId,
+    /// Approver groups that can decide.
+    pub approvers: Vec<String>,
+    /// How long the request is held in line.
+    pub limit: Duration,
+}
+
+/// The gate as one session sees it.
+#[derive(Debug)]
+pub struct Door {
+    gate: Gate,
+    session: Arc<Session>,
+    cache: DecisionCache,
+    requests: u64,
+}
+
+impl Door {
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Requests judged so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Who the agent is now, and the bundle in force. Pointers change when either does.
+    #[must_use]
+    pub fn standing(&self) -> (Arc<Set>, Arc<Principal>) {
+        (self.gate.policy.current(), self.gate.principals.principal(&self.session.agent))
+    }
+
+    /// Whether this agent may open a session at all.
+    ///
+    /// # Errors
+    /// When it has no identity and no policy names the unidentified.
+    pub fn greet(&self) -> Result<Arc<Principal>, Refusal> {
+        let (bundle, principal) = self.standing();
+        match &principal.identity {
+            Identity::Unidentified { reason } if !bundle.names_unidentified() => {
+                Err(Refusal::plain(RefusalKind::Unidentified(*reason)))
+            }
+            Identity::Unidentified { .. } | Identity::Verified { .. } => Ok(principal),
+        }
+    }
+
+    /// How a column of `class` is masked for the agent now; `None` if it may be read as it is.
+    #[must_use]
+    pub fn mask(
+        &self,
+        (bundle, principal): (&Set, &Principal),
+        column: &ColumnName,
+        class: &str,
+    ) -> Option<MaskStrategy> {
+        let resource = &self.session.resource;
+        match bundle.clearance(&ColumnQuestion { principal, resource, column, class }) {
+            Clearance::Clear => None,
+            Clearance::Masked { strategy, .. } => Some(strategy),
+        }
+    }
+
+    /// Judges a request.
+    pub fn admit(&mut self, request: Request) -> Admission {
+        let id = self.next_id();
+        let (bundle, principal) = self.standing();
+        let decision = self.decide(&bundle, &principal, &request.operation);
+        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        match &decision.verdict {
+            Verdict::Allow => case.allow(&decision),
+            Verdict::Deny => Admission::Refused(case.deny(&decision, None)),
+            Verdict::Hold(terms) => case.hold(&decision, terms),
+        }
+    }
+
+    /// Refuses a request for a reason that lies in the protocol, and records it.
+    pub fn refuse(&mut self, request: Request, kind: RefusalKind) -> Refusal {
+        let id = self.next_id();
+        let (bundle, principal) = self.standing();
+        let mut decision = (*self.decide(&bundle, &principal, &request.operation)).clone();
+        decision.verdict = Verdict::Deny;
+        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let refusal = case.deny(&decision, None);
+        Refusal { kind, ..refusal }
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.requests = self.requests.saturating_add(1);
+        RequestId { session: self.session.id, number: self.requests }
+    }
+
+    fn decide(&mut self, bundle: &Arc<Set>, principal: &Arc<Principal>, operation: &Arc<Operation>) -> Arc<Decision> {
+        let now = self.gate.clock.now();
+        let session = &self.session;
+        self.cache.decide((bundle, principal, now), operation, || {
+            bundle.decide(&question(session, principal, operation, now))
+        })
+    }
+}
+
+fn question<'a>(
+    session: &'a Session,
+    principal: &'a Principal,
+    operation: &'a Operation,
+    now: crate::model::UnixMillis,
+) -> Question<'a> {
+    Question { principal, resource: &session.resource, operation, evidence: &session.evidence, now }
+}
+
+/// One request on its way through the gate.
+struct Case {
+    gate: Gate,
+    session: Arc<Session>,
+    principal: Arc<Principal>,
+    request: Request,
+    id: RequestId,
+}
+
+impl Case {
+    fn allow(self, decision: &Decision) -> Admission {
+        let durable = !self.request.operation.is_plain_read() || self.session.resource.sync_reads;
+        let receipt = match self.record(decision, None) {
+            Ok(receipt) => receipt,
+            Err(refusal) => return Admission::Refused(refusal),
+        };
+        let undecided = self.undecided();
+        if !durable {
+            return Admission::Permitted(undecided.permit());
+        }
+        Admission::Recording(Box::pin(async move {
+            match receipt.synced().await {
+                Ok(()) => Ok(undecided.permit()),
+                Err(error) => Err(no_record(undecided, &error)),
+            }
+        }))
+    }
+
+    fn deny(&self, decision: &Decision, ticket: Option<TicketId>) -> Refusal {
+        let kind = match &self.principal.identity {
+            Identity::Unidentified { reason } => RefusalKind::Unidentified(*reason),
+            Identity::Verified { .. } => RefusalKind::Policy,
+        };
+        let refusal = Refusal { kind, policies: decision.reasons.policies.clone(), ticket };
+        // A denial that cannot be recorded is still a denial.
+        if self.record(decision, refusal.ticket.clone()).is_ok() {
+            self.undecided().end(Outcome::Denied);
+        }
+        refusal
+    }
+
+    fn hold(self, decision: &Decision, terms: &HoldTerms) -> Admission {
+        let submission = self.gate.approvals.submit(self.ask(decision, terms));
+        match submission {
+            Ok(Submission::Ready(approval)) => self.retry(decision, approval),
+            Ok(Submission::Waiting(ticket, waiter)) => {
+                let id = ticket.id.clone();
+                self.note(Event::TicketOpened {
+                    ticket: id.clone(),
+                    fingerprint: ticket.fingerprint.clone(),
+                    agent: self.session.agent.clone(),
+                    resource: self.session.resource.name.clone(),
+                });
+                if let Err(refusal) = self.record(decision, Some(id.clone())) {
+                    return Admission::Refused(refusal);
+                }
+                let limit = self.limit(terms);
+                let approvers = terms.approvers.iter().cloned().collect();
+                let news = HoldNews { ticket: id.clone(), approvers, limit };
+                Admission::Held(news, Box::pin(wait(self, id, waiter, limit)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, session = %self.session.id, "request cannot be held");
+                let refusal = self.deny(decision, None);
+                Admission::Refused(Refusal { kind: RefusalKind::TooManyHeld, ..refusal })
+            }
+        }
+    }
+
+    /// A retry that matches an approved ticket: released once, after its record is on disk.
+    fn retry(self, decision: &Decision, approval: Approval) -> Admission {
+        let undecided = self.undecided();
+        let decision = decision.clone();
+        Admission::Recording(Box::pin(async move { self.release_approved(undecided, &decision, approval).await }))
+    }
+
+    /// Records a held request's approval durably and mints its permit.
+    async fn release_approved(
+        &self,
+        undecided: Undecided,
+        decision: &Decision,
+        approval: Approval,
+    ) -> Result<Permit, Refusal> {
+        let decision = Decision { verdict: Verdict::Allow, ..decision.clone() };
+        let ticket = approval.ticket().clone();
+        match self.append(&decision, Some(ticket)) {
+            Ok(receipt) => match receipt.synced().await {
+                Ok(()) => Ok(undecided.permit()),
+                Err(error) => Err(no_record(undecided, &error)),
+            },
+            Err(error) => Err(no_record(undecided, &error)),
+        }
+    }
+
+    /// The time a request is held in line.
+    fn limit(&self, terms: &HoldTerms) -> Duration {
+        let limit = self.session.resource.hold.min(terms.window);
+        if self.request.in_transaction { limit.min(HOLD_IN_TRANSACTION_MAX) } else { limit }
+    }
+
+    fn undecided(&self) -> Undecided {
+        Undecided::new(self.gate.appender.clone(), Arc::clone(&self.principal), self.id)
+    }
+
+    fn record(
+        &self,
+        decision: &Decision,
+        ticket: Option<TicketId>,
+    ) -> Result<crate::audit::Receipt, Refusal> {
+        self.append(decision, ticket).map_err(|error| {
+            tracing::error!(%error, session = %self.session.id, "request refused: its record cannot be written");
+            Refusal::plain(RefusalKind::NoRecord)
+        })
+    }
+
+    fn append(
+        &self,
+        decision: &Decision,
+        ticket: Option<TicketId>,
+    ) -> Result<crate::audit::Receipt, crate::audit::AuditError> {
+        self.gate.appender.append(&Event::RequestDecided {
+            request: self.id,
+            agent: self.session.agent.clone(),
+            subject: subject(&self.principal),
+            resource: self.session.resource.name.clone(),
+            statement: Arc::clone(&self.request.statement),
+            values: self.request.values.clone(),
+            operation: Arc::clone(&self.request.operation),
+            decision: decision.clone(),
+            ticket,
+        })
+    }
+
+    fn note(&self, event: Event) {
+        if let Err(error) = self.gate.appender.append(&event) {
+            tracing::error!(%error, "ticket not recorded");
+        }
+    }
+
+    fn ask(&self, decision: &Decision, terms: &HoldTerms) -> Ask {
+        let evidence = &self.session.evidence;
+        Ask {
+            fingerprint: fingerprint(self, decision),
+            agent: self.session.agent.clone(),
+            subject: subject(&self.principal),
+            resource: self.session.resource.name.clone(),
+            statement: self.request.statement.to_string(),
+            values: self.request.values.clone(),
+            operation: (*self.request.operation).clone(),
+            terms: terms.clone(),
+            requester_uids: [Some(evidence.uid), evidence.login_uid].into_iter().flatten().collect(),
+            policies: decision.reasons.policies.clone(),
+            step: evidence.step.clone(),
+            in_transaction: self.request.in_transaction,
+        }
+    }
+}
+
+/// Waits for people, then decides again.
+async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration) -> Result<Permit, Refusal> {
+    let undecided = case.undecided();
+    let refuse = |kind| Refusal { kind, policies: Vec::new(), ticket: Some(ticket.clone()) };
+    let approval = match tokio::time::timeout(limit, waiter.verdict()).await {
+        Ok(approval::Verdict::Approved(approval)) => approval,
+        Ok(approval::Verdict::Denied { .. }) => {
+            undecided.end(Outcome::Denied);
+            return Err(refuse(RefusalKind::Person));
+        }
+        Ok(approval::Verdict::Cancelled) => {
+            undecided.end(Outcome::Cut);
+            return Err(refuse(RefusalKind::Cancelled));
+        }
+        Ok(approval::Verdict::Expired) | Err(_) => {
+            undecided.end(Outcome::Expired);
+            return Err(refuse(RefusalKind::HoldExpired));
+        }
+    };
+    let bundle = case.gate.policy.current();
+    let principal = case.gate.principals.principal(&case.session.agent);
+    let now = case.gate.clock.now();
+    let again = bundle.decide(&question(&case.session, &principal, &case.request.operation, now));
+    match again.verdict {
+        Verdict::Allow | Verdict::Hold(_) => case.release_approved(undecided, &again, approval).await,
+        Verdict::Deny => {
+            undecided.end(Outcome::Denied);
+            let kind = match principal.identity {
+                Identity::Unidentified { reason } => RefusalKind::Unidentified(reason),
+                Identity::Verified { .. } => RefusalKind::Policy,
+            };
+            Err(Refusal { kind, policies: again.reasons.policies, ticket: Some(ticket.clone()) })
+        }
+    }
+}
+
+fn no_record(undecided: Undecided, error: &crate::audit::AuditError) -> Refusal {
+    tracing::error!(%error, "request refused: its record is not on disk");
+    undecided.end(Outcome::Denied);
+    Refusal::plain(RefusalKind::NoRecord)
+}
+
+/// The subject of a verified principal.
+pub(super) fn subject(principal: &Principal) -> Option<String> {
+    match &principal.identity {
+        Identity::Verified { subject, .. } => Some(subject.clone()),
+        Identity::Unidentified { .. } => None,
+    }
+}
+
+/// What an approval fits: the same principal, resource, statement, values, transaction state and bundle.
+fn fingerprint(case: &Case, decision: &Decision) -> String {
+    let issuer = match &case.principal.identity {
+        Identity::Verified { issuer, .. } => Some(issuer),
+        Identity::Unidentified { .. } => None,
+    };
+    // A JSON array is unambiguous: no field's text can run into the next.
+    let canonical = serde_json::json!([
+        "chaperone-fingerprint-1",
+        case.session.agent,
+        issuer,
+        subject(&case.principal),
+        case.session.resource.name,
+        &*case.request.statement,
+        case.request.values,
+        case.request.in_transaction,
+        decision.bundle,
+    ]);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.to_string().as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

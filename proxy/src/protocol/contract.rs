@@ -1,0 +1,107 @@
+//! The seam between sessions and protocols: what a protocol is given, and what it owes.
+//!
+//! A protocol gets a stream and a door and nothing else of the daemon. It owes one [`SessionEnd`].
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::watch;
+
+use crate::gate::Door;
+use crate::model::{Fault, Protocol};
+use crate::net::BoxedStream;
+use crate::shutdown::Shutdown;
+
+/// One connection, identified and ready to be spoken to.
+pub struct Incoming {
+    stream: Option<BoxedStream>,
+    /// The gate, as this session sees it.
+    pub door: Door,
+    /// Ends with a reason when an operator, a revocation or the daemon's end stops this session.
+    pub kill: watch::Receiver<Option<String>>,
+    /// The daemon's end.
+    pub shutdown: Shutdown,
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("door", &self.door).finish_non_exhaustive()
+    }
+}
+
+impl Incoming {
+    /// Puts the pieces together.
+    #[must_use]
+    pub fn new(stream: BoxedStream, door: Door, kill: watch::Receiver<Option<String>>, shutdown: Shutdown) -> Self {
+        Self { stream: Some(stream), door, kill, shutdown }
+    }
+
+    /// The agent's stream. The second call gets one that is at its end.
+    pub fn take_stream(&mut self) -> BoxedStream {
+        self.stream.take().unwrap_or_else(|| Box::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())))
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionEnd {
+    /// Whose fault, if it was one.
+    pub fault: Option<Fault>,
+    /// One sentence for the record.
+    pub why: String,
+    /// Bytes from the agent.
+    pub bytes_in: u64,
+    /// Bytes to the agent.
+    pub bytes_out: u64,
+}
+
+impl SessionEnd {
+    /// An orderly end.
+    #[must_use]
+    pub fn quiet(why: impl Into<String>) -> Self {
+        Self { fault: None, why: why.into(), bytes_in: 0, bytes_out: 0 }
+    }
+
+    /// The agent's fault.
+    #[must_use]
+    pub fn client(why: impl Into<String>) -> Self {
+        Self { fault: Some(Fault::Client), ..Self::quiet(why) }
+    }
+
+    /// The resource's fault.
+    #[must_use]
+    pub fn server(why: impl Into<String>) -> Self {
+        Self { fault: Some(Fault::Server), ..Self::quiet(why) }
+    }
+
+    /// Our own fault.
+    #[must_use]
+    pub fn ours(why: impl Into<String>) -> Self {
+        Self { fault: Some(Fault::Ours), ..Self::quiet(why) }
+    }
+
+    /// Refused before it began.
+    #[must_use]
+    pub fn refused(why: impl Into<String>) -> Self {
+        Self::quiet(why)
+    }
+
+    /// Whether the agent's side failed.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.fault == Some(Fault::Client)
+    }
+}
+
+/// A session being served.
+pub type ServeFuture<'a> = Pin<Box<dyn Future<Output = SessionEnd> + Send + 'a>>;
+
+/// A protocol.
+pub trait Serve: fmt::Debug + Send + Sync {
+    /// Which one.
+    fn protocol(&self) -> Protocol;
+
+    /// Serves one connection to its end.
+    fn serve(&self, incoming: Incoming) -> ServeFuture<'_>;
+}

@@ -1,0 +1,274 @@
+//! From a message to the question for the gate.
+//!
+//! A statement that runs another by name (`EXECUTE`, `FETCH`) is judged as both. A statement that would carry masked values
+//! into a relation or out through `COPY` is refused whatever policy says of its effects.
+
+use std::sync::Arc;
+
+use super::super::exposure::Exposure;
+use super::super::wire::Bind;
+use super::state::{Copies, Engine, Part, Prepared};
+use crate::model::{BoundValue, Effect, Operation};
+use crate::sql::{Analysis, Outputs, Statement, StatementKind};
+
+/// Characters of a bound value that the record shows. Longer values are cut and named by their digest.
+const VALUE_CHARS_MAX: usize = 256;
+
+/// A question for the gate.
+#[derive(Debug)]
+pub struct Ask {
+    /// What policy judges.
+    pub operation: Arc<Operation>,
+    /// What the record shows.
+    pub statement: Arc<str>,
+    /// Bound values.
+    pub values: Vec<BoundValue>,
+    /// True if it would carry masked values to where they are not masked.
+    pub leaks: bool,
+}
+
+/// A message that waits for its verdict.
+#[derive(Debug)]
+pub enum Pending {
+    /// `Query`
+    Query {
+        /// What each statement can show.
+        parts: Vec<PartPlan>,
+        /// Names that SQL statements in it make or remove.
+        names: Vec<NameChange>,
+    },
+    /// `Parse`
+    Parse {
+        /// Statement name.
+        name: String,
+        /// Its text.
+        text: Arc<str>,
+        /// Its analysis.
+        analysis: Arc<Analysis>,
+        /// Its operation.
+        operation: Arc<Operation>,
+    },
+    /// `Bind`
+    Bind {
+        /// Portal name.
+        portal: String,
+        /// Statement name.
+        statement: String,
+    },
+    /// `FunctionCall`
+    Function,
+}
+
+/// One statement of a pending query.
+#[derive(Debug)]
+pub struct PartPlan(pub(super) Part);
+
+/// A change of the session's names by SQL.
+#[derive(Debug, Clone)]
+pub enum NameChange {
+    /// `PREPARE`
+    Prepare(String, Arc<Analysis>, Arc<str>),
+    /// `DEALLOCATE name`
+    Deallocate(String),
+    /// `DEALLOCATE ALL`, `DISCARD ALL`
+    DeallocateAll,
+    /// `DECLARE`
+    Declare(String, Outputs, Exposure),
+    /// `CLOSE name`
+    CloseCursor(String),
+    /// `CLOSE ALL`
+    CloseAll,
+}
+
+impl Engine {
+    /// The question for a `Query` with this text.
+    pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
+        let mut operation: Option<Operation> = None;
+        let mut parts = Vec::new();
+        let mut names = Vec::new();
+        let mut leaks = false;
+        for statement in &analysis.statements {
+            let exposure = self.exposure(statement);
+            leaks |= self.leaks(statement, &exposure);
+            let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
+            if let Some(inner) = self.run_by_name(statement, &mut part) {
+                let whole = operation.get_or_insert_with(|| (*analysis.operation).clone());
+                merge(whole, &inner);
+            }
+            names.extend(name_change(statement, analysis, text, &part));
+            parts.push(PartPlan(part));
+        }
+        self.pending = Some(Pending::Query { parts, names });
+        let operation = operation.map_or_else(|| Arc::clone(&analysis.operation), Arc::new);
+        Ask { operation, statement: shown(text, &analysis.operation), values: Vec::new(), leaks }
+    }
+
+    /// The question for a `Parse`.
+    pub(super) fn ask_parse(&mut self, name: &str, text: &str, analysis: &Arc<Analysis>) -> Ask {
+        let leaks = analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
+        let mut operation = Arc::clone(&analysis.operation);
+        for statement in &analysis.statements {
+            let mut part = Part { outputs: Outputs::None, exposure: Exposure::default(), copies: Copies::No };
+            if let Some(inner) = self.run_by_name(statement, &mut part) {
+                merge(Arc::make_mut(&mut operation), &inner);
+            }
+        }
+        let text = shown(text, &operation);
+        self.pending = Some(Pending::Parse {
+            name: name.to_owned(),
+            text: Arc::clone(&text),
+            analysis: Arc::clone(analysis),
+            operation: Arc::clone(&operation),
+        });
+        Ask { operation, statement: text, values: Vec::new(), leaks }
+    }
+
+    /// The question for a `Bind`; `None` if its statement is not known.
+    pub(super) fn ask_bind(&mut self, bind: &Bind<'_>) -> Option<Ask> {
+        let prepared = self.statements.get(bind.statement)?;
+        let leaks =
+            prepared.analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
+        let ask = Ask {
+            operation: Arc::clone(&prepared.operation),
+            statement: Arc::clone(&prepared.text),
+            values: bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect(),
+            leaks,
+        };
+        self.pending =
+            Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
+        Some(ask)
+    }
+
+    /// The question for a `FunctionCall`: code called by number, which nobody can see into.
+    pub(super) fn ask_function(&mut self, oid: u32) -> Ask {
+        let mut operation = Operation::unknown();
+        operation.functions.insert(format!("fastpath.{oid}"));
+        self.pending = Some(Pending::Function);
+        let leaks = !self.view.table.is_empty();
+        let statement = Arc::from(format!("-- function call by number: {oid}"));
+        Ask { operation: Arc::new(operation), statement, values: Vec::new(), leaks }
+    }
+
+    /// What a statement can show, as the session stands.
+    pub(super) fn exposure(&self, statement: &Statement) -> Exposure {
+        self.view.table.exposure(&self.view.catalog, &statement.operation, statement.opaque)
+    }
+
+    fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
+        exposure.touches && (!exposure.is_harmless(&statement.writes_from) || copies(statement) == Copies::Out)
+    }
+
+    /// What a statement that names another runs, and what that can show. An unknown name can show anything.
+    fn run_by_name(&self, statement: &Statement, part: &mut Part) -> Option<Operation> {
+        match &statement.kind {
+            StatementKind::Execute { name } => match self.statements.get(name) {
+                Some(prepared) => {
+                    let inner = prepared.analysis.statements.first();
+                    part.exposure = inner.map_or_else(Exposure::total, |inner| self.exposure(inner));
+                    part.outputs = inner.map_or(Outputs::Unknown, |inner| inner.outputs.clone());
+                    Some((*prepared.operation).clone())
+                }
+                None => {
+                    self.unknown_name(part);
+                    Some(Operation::unknown())
+                }
+            },
+            StatementKind::Fetch { name } => {
+                match self.cursors.get(name) {
+                    Some(cursor) => {
+                        part.exposure = cursor.exposure.clone();
+                        part.outputs = cursor.outputs.clone();
+                    }
+                    None => self.unknown_name(part),
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn unknown_name(&self, part: &mut Part) {
+        part.outputs = Outputs::Unknown;
+        if !self.view.table.is_empty() {
+            part.exposure = Exposure::total();
+        }
+    }
+}
+
+/// What names a statement makes or removes.
+fn name_change(statement: &Statement, analysis: &Arc<Analysis>, text: &str, part: &Part) -> Option<NameChange> {
+    Some(match &statement.kind {
+        StatementKind::Prepare { name } => NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text)),
+        StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
+        StatementKind::Deallocate { name: None } | StatementKind::Discard => NameChange::DeallocateAll,
+        StatementKind::DeclareCursor { name } => {
+            NameChange::Declare(name.clone(), statement.outputs.clone(), part.exposure.clone())
+        }
+        StatementKind::CloseCursor { name: Some(name) } => NameChange::CloseCursor(name.clone()),
+        StatementKind::CloseCursor { name: None } => NameChange::CloseAll,
+        _ => return None,
+    })
+}
+
+/// An analysis that holds one statement of a longer text.
+fn alone(statement: &Statement, analysis: &Arc<Analysis>) -> Arc<Analysis> {
+    if analysis.statements.len() == 1 {
+        return Arc::clone(analysis);
+    }
+    let operation = Arc::new(statement.operation.clone());
+    Arc::new(Analysis { operation, statements: vec![statement.clone()], trouble: analysis.trouble.clone() })
+}
+
+pub(super) fn copies(statement: &Statement) -> Copies {
+    match statement.kind {
+        StatementKind::CopyIn => Copies::In,
+        StatementKind::CopyOut => Copies::Out,
+        _ => Copies::No,
+    }
+}
+
+/// Both operations in one.
+fn merge(whole: &mut Operation, inner: &Operation) {
+    whole.effects.extend(inner.effects.iter().copied());
+    whole.relations.extend(inner.relations.iter().cloned());
+    whole.columns.extend(inner.columns.iter().cloned());
+    whole.functions.extend(inner.functions.iter().cloned());
+    whole.has_filter &= inner.has_filter;
+}
+
+/// The text that the record keeps. A statement that sets a password is kept without its text.
+fn shown(text: &str, operation: &Operation) -> Arc<str> {
+    let sets = [Effect::Create, Effect::Alter, Effect::Unknown].iter().any(|effect| operation.effects.contains(effect));
+    if sets && text.to_ascii_lowercase().contains("password") {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+        return Arc::from(format!("-- withheld: the statement names a password; sha256 {}", hex(digest.as_ref())));
+    }
+    Arc::from(text)
+}
+
+fn bound(value: Option<&[u8]>, format: i16) -> BoundValue {
+    let printable = |value: &[u8]| match std::str::from_utf8(value) {
+        Ok(text) if format == 0 => text.to_owned(),
+        Ok(_) | Err(_) => format!("\\x{}", hex(value)),
+    };
+    let text = value.map(|value| {
+        let full = printable(value);
+        if full.chars().count() <= VALUE_CHARS_MAX {
+            return full;
+        }
+        let start: String = full.chars().take(VALUE_CHARS_MAX).collect();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, value);
+        format!("{start}… ({} bytes, sha256 {})", value.len(), hex(digest.as_ref()))
+    });
+    BoundValue { type_oid: 0, text }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Prepared {
+    pub(super) fn opaque(&self) -> bool {
+        self.analysis.statements.iter().any(|statement| statement.opaque)
+    }
+}

@@ -1,0 +1,19 @@
+//! The state of one PostgreSQL session, without sockets: messages in, steps out.
+//!
+//! The engine knows which replies are owed ([`Expect`]), what each prepared statement and portal is, and how each result is
+//! masked. It never decides: what needs a decision comes out as a [`Step::Judge`] and waits in `pending` for
+//! [`Engine::permitted`] or [`Engine::refused`].
+//! INVARIANT: a name that the engine does not know is never forwarded; a message of the program's own that must fail on the
+//! server stands in for it, so that the server's transaction and synchronisation state stay the truth.
+
+mod ask;
+mod client;
+mod server;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use ask::{Ask, Pending};
+pub use client::Step;
+pub use state::{Ending, EngineError, Engine, Note, View};

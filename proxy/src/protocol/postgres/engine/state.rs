@@ -1,0 +1,330 @@
+//! The tables of a session: statements, portals, owed replies.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::super::catalog::Catalog;
+use super::super::exposure::{Exposure, MaskTable};
+use super::super::wire::WireError;
+use super::ask::Pending;
+use crate::mask::{Keys, Plan};
+use crate::model::{Operation, Outcome, Tally};
+use crate::sql::Analysis;
+
+/// Prepared statements a session may hold. Drivers cache at most a few hundred.
+pub(super) const STATEMENTS_MAX: usize = 4_096;
+/// Portals a session may hold.
+pub(super) const PORTALS_MAX: usize = 1_024;
+/// Messages whose replies are owed. A client that pipelines more must read first.
+pub(super) const OWED_MAX: usize = 16_384;
+
+/// Why a session cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The agent broke the protocol.
+    #[error("the agent broke the protocol: {0}")]
+    Client(WireError),
+    /// The agent sent a message out of place, or too many.
+    #[error("the agent broke the protocol: {0}")]
+    ClientOrder(&'static str),
+    /// The server broke the protocol.
+    #[error("the server broke the protocol: {0}")]
+    Server(WireError),
+    /// The server sent a message out of place.
+    #[error("the server broke the protocol: {0}")]
+    ServerOrder(&'static str),
+    /// A session setting that the parser relies on was changed on the server.
+    #[error("setting `{0}` changed to a value that statements cannot be judged under")]
+    Setting(String),
+}
+
+/// What is masked in this session at this moment, and the catalog it was computed from.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Catalog snapshot.
+    pub catalog: Arc<Catalog>,
+    /// Masked columns.
+    pub table: Arc<MaskTable>,
+}
+
+/// A prepared statement.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) text: Arc<str>,
+    pub(super) analysis: Arc<Analysis>,
+    pub(super) operation: Arc<Operation>,
+    /// The request under which it was prepared; 0 for one made by SQL.
+    pub(super) request: u64,
+}
+
+/// A portal.
+#[derive(Debug)]
+pub(super) struct Portal {
+    pub(super) request: u64,
+    pub(super) statement: Arc<Prepared>,
+    pub(super) exposure: Exposure,
+    pub(super) plan: PortalPlan,
+    pub(super) tally: Tally,
+    /// True once an Execute was sent; the outcome of the request hangs on it.
+    pub(super) executed: bool,
+    /// Replies owed that speak of it.
+    pub(super) owed: usize,
+    /// False once its name means another portal, or none.
+    pub(super) named: bool,
+}
+
+/// How a portal's rows are masked.
+#[derive(Debug, Clone)]
+pub(super) enum PortalPlan {
+    /// Nothing in its result can be masked.
+    Clear,
+    /// Its description is not asked for yet.
+    Undescribed,
+    /// Its description is on the way.
+    Asked,
+    /// Known.
+    Known(Arc<Plan>),
+}
+
+/// One reply that the server owes.
+#[derive(Debug)]
+pub(super) enum Expect {
+    Parse { request: u64, name: String, previous: Option<Arc<Prepared>>, denial: Option<Denial> },
+    Bind { request: u64, denial: Option<Denial> },
+    /// A description of a statement, or of nothing when it carries a denial.
+    DescribeStatement { denial: Option<Denial> },
+    DescribePortal { portal: u64, injected: bool },
+    Execute { portal: u64, denial: Option<Denial> },
+    Close,
+    /// Portals up to this one end with the transaction.
+    Sync { portals: u64 },
+    Query(Box<Query>),
+}
+
+/// A simple query, or a function call, on its way.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) request: u64,
+    pub(super) parts: Arc<[Part]>,
+    pub(super) index: usize,
+    pub(super) plan: Option<Plan>,
+    pub(super) tally: Tally,
+    pub(super) failed: Option<String>,
+    pub(super) exposure: Exposure,
+    /// Names that an error leaves in doubt.
+    pub(super) names: Vec<String>,
+    /// Portals up to this one end with the transaction.
+    pub(super) portals: u64,
+    pub(super) denial: Option<Denial>,
+}
+
+/// One statement of a simple query: what its result can show.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) outputs: crate::sql::Outputs,
+    pub(super) exposure: Exposure,
+    pub(super) copies: Copies,
+}
+
+/// Which copy mode a statement may enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copies {
+    No,
+    In,
+    Out,
+}
+
+/// The error frame that stands in for the server's own.
+#[derive(Debug)]
+pub(super) struct Denial {
+    pub(super) frame: Vec<u8>,
+}
+
+/// The end of a request, for the driver to record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Request number within the session.
+    pub request: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What passed.
+    pub tally: Tally,
+}
+
+/// What the driver must do after a message was handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// Record an outcome.
+    Ended(Ending),
+    /// No frame of this request can come any more.
+    Forget(u64),
+    /// A statement that may have changed objects went through.
+    CatalogStale,
+}
+
+/// A copy in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopyMode {
+    None,
+    /// The server waits for data of this request; `done` once the agent has sent the end.
+    In {
+        request: u64,
+        done: bool,
+    },
+    Out,
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) view: View,
+    pub(super) keys: Keys,
+    pub(super) statements: HashMap<String, Arc<Prepared>>,
+    /// By the request that bound them: a name may mean a new portal while replies of the old one are still owed.
+    pub(super) portals: HashMap<u64, Portal>,
+    pub(super) portal_names: HashMap<String, u64>,
+    pub(super) last_portal: u64,
+    /// Cursors declared in SQL, with what their rows can show.
+    pub(super) cursors: HashMap<String, Part>,
+    pub(super) owed: VecDeque<Expect>,
+    pub(super) pending: Option<Pending>,
+    pub(super) transaction: u8,
+    pub(super) skipping: bool,
+    pub(super) copy: CopyMode,
+    pub(super) notes: Vec<Note>,
+}
+
+impl Engine {
+    /// A session that has just seen its first `ReadyForQuery`.
+    #[must_use]
+    pub fn new(view: View, keys: Keys) -> Self {
+        Self {
+            view,
+            keys,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            portal_names: HashMap::new(),
+            last_portal: 0,
+            cursors: HashMap::new(),
+            owed: VecDeque::new(),
+            pending: None,
+            transaction: b'I',
+            skipping: false,
+            copy: CopyMode::None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Replaces what is masked. Portals that are already bound keep the stricter of nothing: they are asked for anew.
+    pub fn set_view(&mut self, view: View) {
+        self.view = view;
+        for portal in self.portals.values_mut() {
+            let operation = &portal.statement.operation;
+            let opaque = portal.statement.analysis.statements.iter().any(|statement| statement.opaque);
+            portal.exposure = self.view.table.exposure(&self.view.catalog, operation, opaque);
+            portal.plan = if portal.exposure.touches { PortalPlan::Undescribed } else { PortalPlan::Clear };
+        }
+        self.cursors.clear();
+    }
+
+    /// The catalog in use.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.view.catalog)
+    }
+
+    /// True if nothing is masked for this session.
+    #[must_use]
+    pub fn masks_nothing(&self) -> bool {
+        self.view.table.is_empty()
+    }
+
+    /// True if a statement names a relation that the catalog does not have.
+    #[must_use]
+    pub fn names_unknown(&self, statement: &crate::sql::Statement) -> bool {
+        self.view.table.exposure(&self.view.catalog, &statement.operation, false).unknown
+    }
+
+    /// Whether the server has a transaction open for this session.
+    #[must_use]
+    pub fn in_transaction(&self) -> bool {
+        self.transaction != b'I'
+    }
+
+    /// True when nothing is owed and nothing waits for a verdict.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.owed.is_empty() && self.pending.is_none()
+    }
+
+    /// Whether more pipelined messages may be taken.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.owed.len() < OWED_MAX
+    }
+
+    /// What happened since the last call.
+    pub fn take_notes(&mut self) -> std::vec::Drain<'_, Note> {
+        self.notes.drain(..)
+    }
+
+    pub(super) fn ended(&mut self, request: u64, outcome: Outcome, tally: Tally) {
+        if request != 0 {
+            self.notes.push(Note::Ended(Ending { request, outcome, tally }));
+        }
+    }
+
+    pub(super) fn forget(&mut self, request: u64) {
+        if request != 0 {
+            self.notes.push(Note::Forget(request));
+        }
+    }
+
+    /// Puts a statement under a name; the request of the one it replaces is forgotten.
+    pub(super) fn replace_statement(&mut self, name: &str, statement: Arc<Prepared>) -> Option<Arc<Prepared>> {
+        self.statements.insert(name.to_owned(), statement)
+    }
+
+    pub(super) fn drop_statement(&mut self, name: &str) {
+        if let Some(old) = self.statements.remove(name) {
+            self.forget(old.request);
+        }
+    }
+
+    /// Takes a portal's name away; it goes when nothing more is owed on it.
+    pub(super) fn unname_portal(&mut self, name: &str) {
+        if let Some(request) = self.portal_names.remove(name) {
+            if let Some(portal) = self.portals.get_mut(&request) {
+                portal.named = false;
+            }
+            self.settle_portal(request);
+        }
+    }
+
+    /// One reply about a portal has come.
+    pub(super) fn portal_paid(&mut self, request: u64) {
+        if let Some(portal) = self.portals.get_mut(&request) {
+            portal.owed = portal.owed.saturating_sub(1);
+        }
+        self.settle_portal(request);
+    }
+
+    /// Removes a portal without name and without owed replies; a request that never came to its end ends here.
+    fn settle_portal(&mut self, request: u64) {
+        let gone = self.portals.get(&request).is_some_and(|portal| !portal.named && portal.owed == 0);
+        if let Some(portal) = gone.then(|| self.portals.remove(&request)).flatten() {
+            let outcome = if portal.executed { Outcome::Forwarded } else { Outcome::Cut };
+            self.ended(request, outcome, portal.tally);
+            self.forget(request);
+        }
+    }
+
+    /// Takes all names of portals up to `last` away.
+    pub(super) fn unname_portals(&mut self, last: u64) {
+        let names: Vec<String> =
+            self.portal_names.iter().filter(|(_, request)| **request <= last).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.unname_portal(&name);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Catalog snapshots shared by the sessions of one database.
+//!
+//! INVARIANT: a snapshot is never older than what its caller accepts; if a newer one cannot be had, the caller is told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::catalog::Catalog;
+use super::dial::{DialError, Dialer};
+use crate::clock::Clock;
+
+/// A snapshot this fresh serves anybody who does not ask for a newer one: a burst of connections reads the catalog once.
+const FRESH: Duration = Duration::from_secs(2);
+/// Databases remembered. More are read each time.
+const DATABASES_MAX: usize = 256;
+
+type Key = (String, String);
+
+/// All snapshots. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshots {
+    known: Arc<Mutex<HashMap<Key, (Instant, Arc<Catalog>)>>>,
+    clock: Clock,
+}
+
+impl Snapshots {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { known: Arc::default(), clock }
+    }
+
+    /// A snapshot of `database` on `resource` at most [`FRESH`] old, or read after `since` ago when that is not zero.
+    pub(super) async fn current(
+        &self,
+        resource: &str,
+        database: &str,
+        dialer: &Dialer,
+        newer_than: Duration,
+    ) -> Result<Arc<Catalog>, DialError> {
+        let key = (resource.to_owned(), database.to_owned());
+        let accepted = if newer_than.is_zero() { FRESH } else { newer_than };
+        let now = self.clock.instant();
+        if let Some((at, catalog)) = self.known.lock().get(&key) {
+            if now.saturating_duration_since(*at) < accepted {
+                return Ok(Arc::clone(catalog));
+            }
+        }
+        let catalog = Arc::new(dialer.catalog(database).await?);
+        let mut known = self.known.lock();
+        if known.len() >= DATABASES_MAX {
+            known.clear();
+        }
+        // The time before reading, so that a change during the read counts as newer.
+        known.insert(key, (now, Arc::clone(&catalog)));
+        drop(known);
+        Ok(catalog)
+    }
+}
