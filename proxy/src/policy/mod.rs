@@ -7,9 +7,12 @@
 //! The meaning of names, aliases and unidentified principals is described at [`Set::decide`].
 
 mod annotation;
+mod cases;
 mod columns;
+mod dead;
 mod error;
 mod evaluate;
+mod explain;
 mod live;
 mod mentions;
 mod names;
@@ -18,12 +21,17 @@ mod schema;
 mod set;
 mod slice;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
+pub use cases::{Cases, CasesError, Failure, Report};
 pub use columns::Columns;
+pub use dead::{DeadReason, DeadRule, Universe};
 pub use error::{Finding, PolicyError};
 pub use evaluate::{ColumnQuestion, Question};
+pub use explain::{Answer, Asked, Explanation, Near};
 pub use live::Live;
 pub use rule::{Kind, RuleSummary};
 pub use set::Set;

@@ -108,13 +108,6 @@ impl Rule {
 
     /// Whether the policy's scope (not its conditions) fits a question.
     pub(super) fn in_scope(&self, principal: &Lineage, action: Action, resource: &Lineage) -> bool {
-        let principal_fits = match &self.principal {
-            PrincipalConstraint::Any => true,
-            PrincipalConstraint::Eq(uid) => principal.uid == *uid,
-            PrincipalConstraint::In(uid) => principal.within(uid),
-            PrincipalConstraint::Is(name) => principal.is(name),
-            PrincipalConstraint::IsIn(name, uid) => principal.is(name) && principal.within(uid),
-        };
         let resource_fits = match &self.resource {
             ResourceConstraint::Any => true,
             ResourceConstraint::Eq(uid) => resource.uid == *uid,
@@ -122,7 +115,18 @@ impl Rule {
             ResourceConstraint::Is(name) => resource.is(name),
             ResourceConstraint::IsIn(name, uid) => resource.is(name) && resource.within(uid),
         };
-        self.actions.contains(&action) && principal_fits && resource_fits
+        self.actions.contains(&action) && self.principal_fits(principal) && resource_fits
+    }
+
+    /// Whether the scope's principal fits, whatever the rest.
+    pub(super) fn principal_fits(&self, principal: &Lineage) -> bool {
+        match &self.principal {
+            PrincipalConstraint::Any => true,
+            PrincipalConstraint::Eq(uid) => principal.uid == *uid,
+            PrincipalConstraint::In(uid) => principal.within(uid),
+            PrincipalConstraint::Is(name) => principal.is(name),
+            PrincipalConstraint::IsIn(name, uid) => principal.is(name) && principal.within(uid),
+        }
     }
 
     /// Whether the scope names unidentified principals on purpose.

@@ -275,7 +275,12 @@ fn parse_file(index: usize, file: &SourceFile, rules: &mut Vec<Rule>, findings: 
                 };
                 let named = policy.new_id(PolicyId::new(&notes.id));
                 let rule = Rule::new(named, notes, mentions, index, span);
-                findings.extend(misuse(&rule).into_iter().map(|message| file.finding(span, message)));
+                findings.extend(
+                    misuse(&rule)
+                        .into_iter()
+                        .chain(misnamed(&rule))
+                        .map(|message| file.finding(span, message)),
+                );
                 rules.push(rule);
             }
             Err(problems) => findings.extend(problems.into_iter().map(|problem| file.finding(span, problem))),
@@ -298,6 +303,35 @@ fn misuse(rule: &Rule) -> Vec<String> {
     let words = EFFECTS.map(Effect::as_str).join(", ");
     for word in rule.mentions.effects.iter().filter(|word| !known(word)) {
         problems.push(format!("`{word}` is not an effect; known are {words}"));
+    }
+    problems
+}
+
+/// Object names that no request can have.
+fn misnamed(rule: &Rule) -> Vec<String> {
+    let mut problems = Vec::new();
+    let forbids_reading = rule.kind() == Kind::Forbid && rule.actions().contains(&Action::ReadClear);
+    for uid in rule.policy.entity_literals() {
+        let id = uid.id().unescaped();
+        match uid.type_name().basename() {
+            "Table" => match names::table_of_id(id) {
+                None => problems
+                    .push(format!("`{uid}` is no table; write resource/schema.table or resource/table")),
+                // A column always has a schema, so such a forbid would never mask anything.
+                Some(RelationName { schema: None, .. }) if forbids_reading => {
+                    problems
+                        .push(format!("`{uid}` holds no column; write its schema: resource/schema.table"));
+                }
+                Some(_) => {}
+            },
+            "Column" if id.split_once('/').and_then(|(_, name)| names::column_of(name)).is_none() => {
+                problems.push(format!("`{uid}` is no column; write resource/schema.table.column"));
+            }
+            "Label" if !id.contains('=') => {
+                problems.push(format!("`{uid}` is no label; write key=value"));
+            }
+            _ => {}
+        }
     }
     problems
 }
