@@ -1,7 +1,25 @@
-//! Room under construction: held requests.
+//! Held requests: tickets that wait for people and survive restarts and disconnects.
+//!
+//! A request whose policy demands people is submitted to the [`Queue`]; qualified people vote; exactly one request
+//! with the same fingerprint is released per approval, also across crashes. The room records nothing in the audit
+//! log: the observer given to [`Queue::observe`] is told of every change.
+//!
+//! INVARIANT: an [`Approval`] exists only after the ticket's file says `consumed` on disk.
+//! Known limit: windows follow the wall clock; a clock set back keeps a ticket usable for longer.
+
+mod error;
+mod queue;
+mod store;
+mod ticket;
+mod waiter;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+
+pub use error::ApprovalError;
+pub use queue::{Approval, Queue, Submission, Voter};
+pub use ticket::{Ask, Ballot, State, Ticket, Vote, inert};
+pub use waiter::{Verdict, Waiter};
 
 /// A person who may decide tickets.
 #[derive(Debug, Clone, PartialEq, Eq)]

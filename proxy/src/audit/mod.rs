@@ -1,7 +1,25 @@
-//! Room under construction: the record.
+//! The record: an append-only, hash-chained, signed log of everything that was decided and done.
+//!
+//! One daemon writes ([`Log`], [`Appender`]); anybody with the files can verify and search them without it.
+//! It refuses to open a log whose chain is broken, and refuses every event while the disk does not take it:
+//! callers deny on any [`AuditError`].
+//!
+//! INVARIANT: record N's hash covers record N-1's hash and N's own bytes; a checkpoint signs the hash of the newest
+//! record. Known limit: whoever holds the key, or removes records *and* every checkpoint after them, is found only
+//! by comparing with a checkpoint kept elsewhere (`verify_with`).
+
+mod error;
+mod event;
+mod log;
+mod verify;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use error::AuditError;
+pub use event::{Event, MaskedColumn, Record, SCHEMA, TicketFacts};
+pub use log::{Appender, Log, Receipt};
+pub use verify::VerifyError;
 
 /// Where and how the record is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

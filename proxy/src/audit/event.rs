@@ -1,0 +1,259 @@
+//! What can be recorded: our own versioned schema, one variant per kind of event.
+//!
+//! Every record is `{"v":1,"seq":..,"time":..,"event":"..", ..}`; names are snake case, the principal is on every
+//! row that has one. Text of the agent is stored as it came (JSON-escaped): whoever prints it makes it inert.
+//!
+//! INVARIANT: the variants and fields only grow. A changed meaning is a new variant; [`SCHEMA`] counts breaks.
+//! Borrowed data ([`Cow`]) keeps the hot path from copying statements and operations.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    AgentName, BoundValue, BundleHash, Decision, Evidence, Identity, MaskStrategy, Operation, Outcome,
+    Principal, Protocol, RequestId, SessionId, Tally, TicketId, UnixMillis, UpstreamTlsMode,
+};
+
+/// Version of the schema, written as `v` into every record.
+pub const SCHEMA: u32 = 1;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// The daemon is up.
+    DaemonStarted {
+        /// Program version.
+        version: Cow<'a, str>,
+        /// Bundle in force.
+        policy: BundleHash,
+    },
+    /// The daemon ends in order.
+    DaemonStopped {
+        /// Why.
+        reason: Cow<'a, str>,
+    },
+    /// A bundle came into force.
+    PolicyLoaded {
+        /// Its hash.
+        bundle: BundleHash,
+    },
+    /// A bundle failed validation; the one before stays in force.
+    PolicyRejected {
+        /// What was wrong.
+        problem: Cow<'a, str>,
+    },
+    /// The configuration was read again.
+    Reloaded {
+        /// Who asked.
+        by: Cow<'a, str>,
+        /// What was wrong, if it was refused.
+        problem: Option<Cow<'a, str>>,
+    },
+    /// An operator acted on live work (kill, pause, resume, quarantine).
+    OperatorActed {
+        /// Who.
+        by: Cow<'a, str>,
+        /// What was done.
+        action: Cow<'a, str>,
+        /// To whom or what.
+        target: Cow<'a, str>,
+    },
+    /// A connection became a session.
+    SessionOpened {
+        /// Its id.
+        session: SessionId,
+        /// Agent and identity at that moment.
+        #[serde(flatten)]
+        principal: Cow<'a, Principal>,
+        /// The process that opened it.
+        evidence: Cow<'a, Evidence>,
+        /// Name of the resource.
+        resource: Cow<'a, str>,
+        /// What is spoken.
+        protocol: Protocol,
+        /// The address the agent dialled.
+        destination: SocketAddr,
+        /// Whether the agent's side is encrypted.
+        client_tls: bool,
+        /// TLS rule the resource was dialled under.
+        upstream_tls: UpstreamTlsMode,
+    },
+    /// A session ended.
+    SessionClosed {
+        /// Its id.
+        session: SessionId,
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Verified subject, if there was one.
+        subject: Option<Cow<'a, str>>,
+        /// Why it ended.
+        why: Cow<'a, str>,
+        /// Requests judged.
+        requests: u64,
+        /// Bytes from the agent.
+        bytes_in: u64,
+        /// Bytes to the agent.
+        bytes_out: u64,
+    },
+    /// A connection was turned away before it became a session.
+    ConnectionRefused {
+        /// The agent, if known.
+        agent: Option<Cow<'a, AgentName>>,
+        /// The address it dialled, if known.
+        destination: Option<SocketAddr>,
+        /// The process, if known.
+        evidence: Option<Cow<'a, Evidence>>,
+        /// Why.
+        reason: Cow<'a, str>,
+    },
+    /// The kernel programs refused connections.
+    KernelDenied {
+        /// The agent, if the cgroup is one.
+        agent: Option<Cow<'a, AgentName>>,
+        /// Cgroup of the caller.
+        cgroup_id: u64,
+        /// Process.
+        pid: u32,
+        /// User.
+        uid: u32,
+        /// What it dialled, as the kernel saw it.
+        destination: Cow<'a, str>,
+        /// Why.
+        reason: Cow<'a, str>,
+        /// How many times since the last such record.
+        count: u64,
+    },
+    /// Policy (and, after a hold, people) decided a request.
+    RequestDecided {
+        /// The request.
+        request: RequestId,
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Verified subject, if there is one.
+        subject: Option<Cow<'a, str>>,
+        /// Name of the resource.
+        resource: Cow<'a, str>,
+        /// The statement as it came.
+        statement: Cow<'a, str>,
+        /// Bound values.
+        values: Cow<'a, [BoundValue]>,
+        /// What policy saw.
+        operation: Cow<'a, Operation>,
+        /// The answer.
+        decision: Cow<'a, Decision>,
+        /// The ticket that held or released it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ticket: Option<TicketId>,
+        /// Columns that will be masked.
+        #[serde(default, skip_serializing_if = "<[MaskedColumn]>::is_empty")]
+        masks: Cow<'a, [MaskedColumn]>,
+    },
+    /// A request ended; exactly one per request.
+    RequestEnded {
+        /// The request.
+        request: RequestId,
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Verified subject, if there is one.
+        subject: Option<Cow<'a, str>>,
+        /// How.
+        #[serde(flatten)]
+        outcome: Cow<'a, Outcome>,
+        /// What passed to the agent.
+        tally: Tally,
+    },
+    /// A reply's columns were classified after the decision: what is masked in it.
+    ReplyMasked {
+        /// The request.
+        request: RequestId,
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Columns that are masked.
+        masks: Cow<'a, [MaskedColumn]>,
+    },
+    /// A ticket was opened.
+    TicketOpened(TicketFacts<'a>),
+    /// Somebody voted.
+    TicketVoted(TicketFacts<'a>),
+    /// A ticket reached a state it will not leave, or was approved.
+    TicketClosed(TicketFacts<'a>),
+    /// What was verified about an agent changed.
+    IdentityChanged {
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// What holds now.
+        #[serde(flatten)]
+        identity: Cow<'a, Identity>,
+    },
+    /// Somebody read the record.
+    AuditRead {
+        /// Who.
+        by: Cow<'a, str>,
+        /// What they asked for.
+        what: Cow<'a, str>,
+    },
+    /// Something that should be here is not.
+    Gap {
+        /// First sequence number that was affected.
+        from_sequence: u64,
+        /// What happened.
+        cause: Cow<'a, str>,
+        /// How many events were refused meanwhile.
+        refused: u64,
+    },
+}
+
+/// A column that policy masks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MaskedColumn {
+    /// `schema.table.column`, or the printed name where the source is unknown.
+    pub column: String,
+    /// Its class, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// How it is replaced.
+    pub strategy: MaskStrategy,
+    /// The policies that forbade reading it; empty when none permitted it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+}
+
+/// What the three ticket events tell.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TicketFacts<'a> {
+    /// The ticket.
+    pub ticket: TicketId,
+    /// Fingerprint of the request.
+    pub fingerprint: Cow<'a, str>,
+    /// The agent that waits.
+    pub agent: Cow<'a, AgentName>,
+    /// Its verified subject.
+    pub subject: Option<Cow<'a, str>>,
+    /// Name of the resource.
+    pub resource: Cow<'a, str>,
+    /// The person who acted, if one did.
+    pub by: Option<Cow<'a, str>>,
+    /// State of the ticket after the event.
+    pub state: Cow<'a, str>,
+    /// What the person wrote.
+    pub reason: Option<Cow<'a, str>>,
+}
+
+/// One record as it is read back.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Record {
+    /// Schema version.
+    pub v: u32,
+    /// Position in the log, from 1.
+    pub seq: u64,
+    /// When it was written.
+    pub time: UnixMillis,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event<'static>,
+    /// SHA-256 over the hash of the record before and this record's bytes, in hex.
+    pub hash: String,
+}
