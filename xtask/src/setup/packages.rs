@@ -69,10 +69,8 @@ fn present(package: &str, proof: &Proof) -> bool {
         Proof::Program(name) => paths::find_program(name).is_some(),
         Proof::Package => {
             let mut query = std::process::Command::new("dpkg-query");
-            let status = shell::output(
-                query.args(["-W", "-f", "${db:Status-Status}", package]).stderr(std::process::Stdio::null()),
-            );
-            status.is_ok_and(|text| text.trim() == "installed")
+            let answer = query.args(["-W", "-f", "${db:Status-Status}", package]).output();
+            answer.is_ok_and(|answer| answer.stdout.trim_ascii() == b"installed")
         }
     }
 }
