@@ -1,1 +1,14 @@
-//! t
+//! What the outer tests, the demo and the benchmark share: real servers, a real daemon, real agents.
+//!
+//! Everything started here stops when its value is dropped, also when a test panics, and nothing is left behind:
+//! no process, cgroup, pin, mount or folder. Ports are chosen free; only loopback is used.
+//! Limits: needs root and the Debian packages that `cargo xtask setup` installs.
+
+pub mod agent;
+pub mod daemon;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod sample;
+pub mod temp;
+pub mod wait;

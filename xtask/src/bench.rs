@@ -1,0 +1,60 @@
+//! `cargo xtask bench postgres`: measures direct connections, pgbouncer and Chaperone in one run.
+//!
+//! Uses the optimised build. The measuring program is part of the `tests` package and runs as root because it
+//! loads kernel programs; it prints a table and writes the same table to `docs/benchmarks.md`.
+//! Limits: numbers compare within one run only; other load on the machine shows in all three columns.
+
+use anyhow::Result;
+
+use crate::{leftovers, paths, setup, shell};
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum What {
+    /// pgbench in three modes, connects, large results, idle sessions
+    Postgres {
+        /// Seconds per pgbench cell
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+        /// Change nothing on this machine: list what is missing and end with 3
+        #[arg(long)]
+        no_install: bool,
+    },
+}
+
+/// Sets up, builds, measures.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let What::Postgres { seconds, no_install } = &args.what;
+    setup::require_kernel()?;
+    setup::run(&setup::Args { no_install: *no_install, ci: false })?;
+    shell::announce(
+        "build the optimised daemon",
+        "debug builds measure nothing",
+        "15 minutes when nothing is built yet",
+    );
+    shell::run(shell::cargo()?.args([
+        "build",
+        "--release",
+        "--package",
+        "chaperone",
+        "--package",
+        "chaperone-tests",
+        "--bins",
+    ]))?;
+    let minutes = f64::from(*seconds) * 27.0 / 60.0 + 3.0;
+    shell::announce("measure as root", "it loads kernel programs", &format!("about {minutes:.0} minutes"));
+    leftovers::adopt_orphans()?;
+    let before = leftovers::Snapshot::take()?;
+    let mut bench = shell::as_root("env")?;
+    bench.arg(format!("CHAPERONE_BIN={}", paths::built("release", "chaperone")?.display()));
+    bench.arg(paths::built("release", "bench")?).arg("postgres").arg("--seconds").arg(seconds.to_string());
+    bench.arg("--report").arg(paths::repository()?.join("docs/benchmarks.md"));
+    let measured = shell::run(&mut bench);
+    let clean = leftovers::require_none(&before);
+    measured.and(clean)
+}
