@@ -6,11 +6,14 @@
 
 use std::fmt;
 use std::future::Future;
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::cache::DecisionCache;
+use super::ledger::Counts;
 use super::permit::{Permit, Undecided};
 use super::refusal::{Refusal, RefusalKind};
 use crate::approval::{self, Approval, Ask, Queue, Submission, Waiter};
@@ -39,6 +42,7 @@ pub struct Gate {
     appender: Appender,
     principals: Arc<dyn PrincipalSource>,
     clock: Clock,
+    counts: Arc<Counts>,
 }
 
 impl Gate {
@@ -51,13 +55,21 @@ impl Gate {
         principals: Arc<dyn PrincipalSource>,
         clock: Clock,
     ) -> Self {
-        Self { policy, approvals, appender, principals, clock }
+        Self { policy, approvals, appender, principals, clock, counts: Arc::default() }
     }
 
-    /// The door for one session.
+    /// What was decided since the daemon started.
     #[must_use]
-    pub fn door(&self, session: Arc<Session>) -> Door {
-        Door { gate: self.clone(), session, cache: DecisionCache::default(), requests: 0 }
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub(super) fn appender(&self) -> &Appender {
+        &self.appender
+    }
+
+    pub(super) fn principal(&self, agent: &AgentName) -> Arc<Principal> {
+        self.principals.principal(agent)
     }
 }
 
@@ -117,20 +129,26 @@ pub struct Door {
     gate: Gate,
     session: Arc<Session>,
     cache: DecisionCache,
-    requests: u64,
+    requests: Arc<AtomicU64>,
 }
 
 impl Door {
+    pub(super) fn new(gate: Gate, session: Arc<Session>, requests: Arc<AtomicU64>) -> Self {
+        Self { gate, session, cache: DecisionCache::default(), requests }
+    }
+
+    pub(super) fn appender(&self) -> &Appender {
+        &self.gate.appender
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.gate.counts
+    }
+
     /// The session.
     #[must_use]
     pub fn session(&self) -> &Arc<Session> {
         &self.session
-    }
-
-    /// Requests judged so far.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.requests
     }
 
     /// Who the agent is now, and the bundle in force. Pointers change when either does.
@@ -174,10 +192,20 @@ impl Door {
         let (bundle, principal) = self.standing();
         let decision = self.decide(&bundle, &principal, &request.operation);
         let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let counts = &self.gate.counts;
         match &decision.verdict {
-            Verdict::Allow => case.allow(&decision),
-            Verdict::Deny => Admission::Refused(case.deny(&decision, None)),
-            Verdict::Hold(terms) => case.hold(&decision, terms),
+            Verdict::Allow => {
+                Counts::add(&counts.allowed);
+                case.allow(&decision)
+            }
+            Verdict::Deny => {
+                Counts::add(&counts.denied);
+                Admission::Refused(case.deny(&decision, None))
+            }
+            Verdict::Hold(terms) => {
+                Counts::add(&counts.held);
+                case.hold(&decision, terms)
+            }
         }
     }
 
@@ -193,8 +221,8 @@ impl Door {
     }
 
     fn next_id(&mut self) -> RequestId {
-        self.requests = self.requests.saturating_add(1);
-        RequestId { session: self.session.id, number: self.requests }
+        let number = self.requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        RequestId { session: self.session.id, number }
     }
 
     fn decide(&mut self, bundle: &Arc<Set>, principal: &Arc<Principal>, operation: &Arc<Operation>) -> Arc<Decision> {
@@ -262,12 +290,6 @@ impl Case {
             Ok(Submission::Ready(approval)) => self.retry(decision, approval),
             Ok(Submission::Waiting(ticket, waiter)) => {
                 let id = ticket.id.clone();
-                self.note(Event::TicketOpened {
-                    ticket: id.clone(),
-                    fingerprint: ticket.fingerprint.clone(),
-                    agent: self.session.agent.clone(),
-                    resource: self.session.resource.name.clone(),
-                });
                 if let Err(refusal) = self.record(decision, Some(id.clone())) {
                     return Admission::Refused(refusal);
                 }
@@ -337,21 +359,16 @@ impl Case {
     ) -> Result<crate::audit::Receipt, crate::audit::AuditError> {
         self.gate.appender.append(&Event::RequestDecided {
             request: self.id,
-            agent: self.session.agent.clone(),
-            subject: subject(&self.principal),
-            resource: self.session.resource.name.clone(),
-            statement: Arc::clone(&self.request.statement),
-            values: self.request.values.clone(),
-            operation: Arc::clone(&self.request.operation),
-            decision: decision.clone(),
+            agent: Cow::Borrowed(&self.session.agent),
+            subject: subject(&self.principal).map(Cow::Owned),
+            resource: Cow::Borrowed(&self.session.resource.name),
+            statement: Cow::Borrowed(&self.request.statement),
+            values: Cow::Borrowed(&self.request.values),
+            operation: Cow::Borrowed(&self.request.operation),
+            decision: Cow::Borrowed(decision),
             ticket,
+            masks: Cow::Borrowed(&[]),
         })
-    }
-
-    fn note(&self, event: Event) {
-        if let Err(error) = self.gate.appender.append(&event) {
-            tracing::error!(%error, "ticket not recorded");
-        }
     }
 
     fn ask(&self, decision: &Decision, terms: &HoldTerms) -> Ask {
@@ -382,6 +399,11 @@ async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration)
         Ok(approval::Verdict::Denied { .. }) => {
             undecided.end(Outcome::Denied);
             return Err(refuse(RefusalKind::Person));
+        }
+        Ok(approval::Verdict::Failed(error)) => {
+            tracing::error!(%error, "a held request is refused: its ticket cannot be kept");
+            undecided.end(Outcome::Denied);
+            return Err(refuse(RefusalKind::NoRecord));
         }
         Ok(approval::Verdict::Cancelled) => {
             undecided.end(Outcome::Cut);

@@ -6,11 +6,13 @@
 
 mod admit;
 mod cache;
+mod ledger;
 mod permit;
 mod refusal;
 mod upstream;
 
 pub use admit::{Admission, Door, Gate, HoldNews, Pending, PrincipalSource, Request};
+pub use ledger::{Closing, Counts, Turned};
 pub use permit::{Permit, Released};
 pub use refusal::{Refusal, RefusalKind};
 pub use upstream::{Greeting, Guarded, Upstream};

@@ -2,6 +2,7 @@
 //!
 //! INVARIANT: exactly one outcome is recorded per permit. A permit or a released request that is dropped records `cut`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::audit::{Appender, Event};
@@ -93,8 +94,13 @@ pub(super) fn record_end(
     request: RequestId,
     (outcome, tally): (Outcome, Tally),
 ) {
-    let subject = super::admit::subject(principal);
-    let event = Event::RequestEnded { request, agent: principal.agent.clone(), subject, outcome, tally };
+    let event = Event::RequestEnded {
+        request,
+        agent: Cow::Borrowed(&principal.agent),
+        subject: super::admit::subject(principal).map(Cow::Owned),
+        outcome: Cow::Owned(outcome),
+        tally,
+    };
     if let Err(error) = appender.append(&event) {
         tracing::error!(%error, session = %request.session, request = request.number, "outcome not recorded");
     }

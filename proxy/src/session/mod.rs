@@ -1,1 +1,13 @@
-//! Room under construction.
+//! From an intercepted connection to a session and its end.
+//!
+//! Identify the process, find the resource, open the door, hand over to the protocol, close the record. A connection that
+//! fails any step is reset and recorded. INVARIANT: every accepted connection ends in exactly one of `session_closed` and
+//! `connection_refused`.
+
+mod registry;
+mod run;
+mod targets;
+
+pub use registry::{Registry, Summary};
+pub use run::{Arrival, Sessions};
+pub use targets::Targets;

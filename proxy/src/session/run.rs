@@ -1,0 +1,123 @@
+//! One connection's way through the rooms.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tracing::Instrument;
+
+use super::registry::Registry;
+use super::targets::Targets;
+use crate::clock::Clock;
+use crate::gate::{Gate, Turned};
+use crate::identity::{Identified, ProcessOrigin, Resolver};
+use crate::model::{Session, SessionId};
+use crate::net::reset_on_close;
+use crate::protocol::contract::{Incoming, SessionEnd};
+use crate::protocol::registry::Registry as Protocols;
+use crate::shutdown::Shutdown;
+
+/// A connection as it came from the kernel.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The agent's end.
+    pub stream: TcpStream,
+    /// Where it wanted to go.
+    pub destination: SocketAddr,
+    /// Which process opened it.
+    pub origin: ProcessOrigin,
+}
+
+/// Serves connections. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Who calls.
+    pub resolver: Resolver,
+    /// Where to.
+    pub targets: Targets,
+    /// In which protocol.
+    pub protocols: Protocols,
+    /// Through which door.
+    pub gate: Gate,
+    /// Open sessions.
+    pub registry: Registry,
+    /// Time.
+    pub clock: Clock,
+    /// The daemon's end.
+    pub shutdown: Shutdown,
+}
+
+impl Sessions {
+    /// Serves one connection in a task of its own.
+    pub fn serve(&self, arrival: Arrival) {
+        let sessions = self.clone();
+        self.shutdown.spawn("session", Box::pin(async move { sessions.run(arrival).await }));
+    }
+
+    async fn run(&self, arrival: Arrival) {
+        let Arrival { stream, destination, origin } = arrival;
+        let identified = match self.resolver.identify(&origin).await {
+            Ok(identified) => identified,
+            Err(error) => {
+                reset_on_close(&stream);
+                tracing::warn!(pid = origin.pid, %destination, %error, "connection refused: unknown process");
+                return self.gate.turned_away(&Turned { destination, known: None, reason: error.to_string() });
+            }
+        };
+        match self.session(identified, destination) {
+            Ok((session, protocol)) => self.speak(session, protocol, stream).await,
+            Err(turned) => {
+                reset_on_close(&stream);
+                tracing::info!(pid = origin.pid, %destination, reason = %turned.reason, "connection refused");
+                self.gate.turned_away(&turned);
+            }
+        }
+    }
+
+    /// The session's fixed facts and who speaks its protocol.
+    fn session(
+        &self,
+        identified: Identified,
+        destination: SocketAddr,
+    ) -> Result<(Arc<Session>, Arc<dyn crate::protocol::contract::Serve>), Turned> {
+        let Identified { agent, evidence } = identified;
+        let refuse = |reason: &str, known| Turned { destination, known: Some(known), reason: reason.to_owned() };
+        let Some(resource) = self.targets.at(destination) else {
+            return Err(refuse("no resource is registered at this address", (agent, evidence)));
+        };
+        let Some(protocol) = self.protocols.speaker(resource.protocol) else {
+            return Err(refuse("its protocol is not served", (agent, evidence)));
+        };
+        let Ok(id) = getrandom::u64() else {
+            return Err(refuse("the system has no randomness", (agent, evidence)));
+        };
+        let session = Session {
+            id: SessionId(id),
+            agent,
+            evidence: Arc::new(evidence),
+            resource,
+            destination,
+            opened_at: self.clock.now(),
+        };
+        Ok((Arc::new(session), protocol))
+    }
+
+    async fn speak(
+        &self,
+        session: Arc<Session>,
+        protocol: Arc<dyn crate::protocol::contract::Serve>,
+        stream: TcpStream,
+    ) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set nodelay");
+        }
+        let span = tracing::info_span!("session", id = %session.id, agent = %session.agent, resource = %session.resource.name);
+        let (seat, killed) = self.registry.enter(&session);
+        let (door, closing) = self.gate.door(Arc::clone(&session));
+        let incoming = Incoming::new(Box::new(stream), door, killed, self.shutdown.clone());
+        let SessionEnd { why, bytes_in, bytes_out, fault } = protocol.serve(incoming).instrument(span.clone()).await;
+        span.in_scope(|| tracing::info!(%why, ?fault, bytes_in, bytes_out, "session ended"));
+        closing.close(why, (bytes_in, bytes_out));
+        drop(seat);
+    }
+}
