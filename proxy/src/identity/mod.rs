@@ -1,9 +1,31 @@
-//! Room under construction: identity.
+//! Who is calling: from a kernel stamp to an agent with evidence, and from an agent to a verified principal.
+//!
+//! A cgroup names the agent; a token, checked against its issuer's keys, makes it a principal. The two are kept
+//! apart: [`Resolver::identify`] runs once per connection, [`Resolver::principal`] at every request.
+//! Refuses to guess: no cgroup, two agents, a reused pid, an unreadable or unacceptable token all end without
+//! an identity. INVARIANT: an [`crate::model::Identity::Verified`] handed out is not past its deadline.
+//! Known limits: a token is not bound to one cgroup; issuers' keys are fetched over HTTPS without a proxy.
+
+mod cgroup;
+mod error;
+mod https;
+mod issuer;
+mod keys;
+mod process;
+mod resolve;
+#[cfg(test)]
+mod testing;
+mod token;
+mod token_file;
+mod watcher;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::AgentName;
+
+pub use error::IdentityError;
+pub use resolve::{AgentStatus, Change, Identified, ProcessOrigin, Resolver};
 
 /// How a process that others started is recognised as an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
