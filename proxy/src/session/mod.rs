@@ -10,4 +10,4 @@ mod targets;
 
 pub use registry::{Registry, Summary};
 pub use run::{Arrival, Sessions};
-pub use targets::Targets;
+pub use targets::{LOOKUP_EVERY, Targets};

@@ -13,7 +13,7 @@ use crate::gate::{Gate, Turned};
 use crate::identity::{Identified, ProcessOrigin, Resolver};
 use crate::model::{Session, SessionId};
 use crate::net::reset_on_close;
-use crate::protocol::contract::{Incoming, SessionEnd};
+use crate::protocol::contract::{Incoming, Serve, SessionEnd};
 use crate::protocol::registry::Registry as Protocols;
 use crate::shutdown::Shutdown;
 
@@ -79,9 +79,10 @@ impl Sessions {
         &self,
         identified: Identified,
         destination: SocketAddr,
-    ) -> Result<(Arc<Session>, Arc<dyn crate::protocol::contract::Serve>), Turned> {
+    ) -> Result<(Arc<Session>, Arc<dyn Serve>), Box<Turned>> {
         let Identified { agent, evidence } = identified;
-        let refuse = |reason: &str, known| Turned { destination, known: Some(known), reason: reason.to_owned() };
+        let refuse =
+            |reason: &str, known| Box::new(Turned { destination, known: Some(known), reason: reason.to_owned() });
         let Some(resource) = self.targets.at(destination) else {
             return Err(refuse("no resource is registered at this address", (agent, evidence)));
         };
@@ -105,7 +106,7 @@ impl Sessions {
     async fn speak(
         &self,
         session: Arc<Session>,
-        protocol: Arc<dyn crate::protocol::contract::Serve>,
+        protocol: Arc<dyn Serve>,
         stream: TcpStream,
     ) {
         if let Err(error) = stream.set_nodelay(true) {

@@ -18,11 +18,14 @@ pub const LOOKUP_EVERY: Duration = Duration::from_secs(30);
 /// Longest time for one look-up.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Addresses of each name and port.
+type Names = HashMap<(String, u16), Vec<IpAddr>>;
+
 /// The registered resources with the addresses of their names. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Targets {
     resources: Arc<RwLock<Vec<Arc<Resource>>>>,
-    names: Arc<RwLock<HashMap<(String, u16), Vec<IpAddr>>>>,
+    names: Arc<RwLock<Names>>,
 }
 
 impl Targets {
@@ -41,10 +44,10 @@ impl Targets {
     pub async fn look_up(&self) {
         let wanted: Vec<(String, u16)> = self.resources.read().iter().flat_map(|one| names_of(one)).collect();
         for (host, port) in wanted {
-            let found = tokio::time::timeout(LOOKUP_TIME_MAX, tokio::net::lookup_host((host.as_str(), port))).await;
-            match found {
+            let lookup = tokio::net::lookup_host((host.clone(), port));
+            match tokio::time::timeout(LOOKUP_TIME_MAX, lookup).await {
                 Ok(Ok(addresses)) => {
-                    let addresses = addresses.map(|address| address.ip().to_canonical()).collect();
+                    let addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
                     self.names.write().insert((host, port), addresses);
                 }
                 Ok(Err(error)) => tracing::warn!(%host, %error, "name of a resource does not resolve"),

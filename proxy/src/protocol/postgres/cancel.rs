@@ -19,11 +19,11 @@ const SECRET_BYTES_OLD: usize = 4;
 const SECRET_BYTES_NEW: usize = 32;
 
 /// A cancel on its way to its session; the sender is told when it was dealt with.
-pub type CancelCall = oneshot::Sender<()>;
+pub(crate) type CancelCall = oneshot::Sender<()>;
 
 /// All keys in use. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Cancels(Arc<Mutex<HashMap<u32, Entry>>>);
+pub(crate) struct Cancels(Arc<Mutex<HashMap<u32, Entry>>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -34,12 +34,12 @@ struct Entry {
 
 /// A session's key; leaving scope withdraws it.
 #[derive(Debug)]
-pub struct Enrolled {
+pub(crate) struct Enrolled {
     registry: Cancels,
     /// What the agent is told.
-    pub key: CancelKey,
+    pub(crate) key: CancelKey,
     /// Cancels for this session.
-    pub calls: mpsc::Receiver<CancelCall>,
+    pub(crate) calls: mpsc::Receiver<CancelCall>,
 }
 
 impl Drop for Enrolled {
@@ -53,7 +53,7 @@ impl Cancels {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn enrol(&self, agent: &AgentName, minor: u16) -> Result<Enrolled, getrandom::Error> {
+    pub(crate) fn enrol(&self, agent: &AgentName, minor: u16) -> Result<Enrolled, getrandom::Error> {
         let length = if minor >= 2 { SECRET_BYTES_NEW } else { SECRET_BYTES_OLD };
         let mut secret = vec![0_u8; length];
         getrandom::fill(&mut secret)?;
@@ -72,7 +72,7 @@ impl Cancels {
 
     /// Hands a cancel to its session and waits until it was dealt with. Says nothing about whether the key was good: the
     /// protocol has no answer, and an agent must not learn one.
-    pub async fn call(&self, agent: &AgentName, key: &CancelKey) {
+    pub(crate) async fn call(&self, agent: &AgentName, key: &CancelKey) {
         let calls = self.0.lock().get(&key.pid).filter(|entry| entry.fits(agent, key)).map(|entry| entry.calls.clone());
         let Some(calls) = calls else { return };
         let (done, dealt_with) = oneshot::channel();

@@ -8,13 +8,13 @@
 use std::collections::{HashMap, HashSet};
 
 /// A row of text columns, as the simple protocol returns it.
-pub type Row = Vec<Option<String>>;
+pub(crate) type Row = Vec<Option<String>>;
 
 /// Relations read at most. A database with more is refused rather than half known.
-pub const RELATIONS_MAX: usize = 200_000;
+pub(crate) const RELATIONS_MAX: usize = 200_000;
 
 /// The queries, in the order [`Catalog::read`] takes their results.
-pub const QUERIES: [&str; 5] = [
+pub(crate) const QUERIES: [&str; 5] = [
     "SELECT c.oid, n.nspname, c.relname FROM pg_catalog.pg_class c \
      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
      WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r','v','m','f','p','S']::pg_catalog.\"char\"[])",
@@ -37,7 +37,7 @@ pub const QUERIES: [&str; 5] = [
 
 /// Why a catalog could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CatalogError {
+pub(crate) enum CatalogError {
     /// A row that the queries cannot return.
     #[error("the server's catalog answered query {query} with a row of another form")]
     Row {
@@ -51,16 +51,16 @@ pub enum CatalogError {
 
 /// A relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Relation {
+pub(crate) struct Relation {
     /// Schema.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// One snapshot of a database's catalog.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     relations: HashMap<u32, Relation>,
     by_name: HashMap<String, Vec<u32>>,
     children: HashMap<u32, Vec<u32>>,
@@ -74,7 +74,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When a row has another form than its query returns.
-    pub fn read(results: [Vec<Row>; 5]) -> Result<Self, CatalogError> {
+    pub(crate) fn read(results: [Vec<Row>; 5]) -> Result<Self, CatalogError> {
         let [relations, inherits, views, attributes, generated] = results;
         if relations.len() > RELATIONS_MAX {
             return Err(CatalogError::TooLarge);
@@ -108,23 +108,23 @@ impl Catalog {
 
     /// True if nothing was read: every relation is then unknown.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.relations.is_empty()
     }
 
     /// A relation by OID.
     #[must_use]
-    pub fn relation(&self, oid: u32) -> Option<&Relation> {
+    pub(crate) fn relation(&self, oid: u32) -> Option<&Relation> {
         self.relations.get(&oid)
     }
 
     /// All relations, with their OIDs.
-    pub fn relations(&self) -> impl Iterator<Item = (u32, &Relation)> {
+    pub(crate) fn relations(&self) -> impl Iterator<Item = (u32, &Relation)> {
         self.relations.iter().map(|(oid, relation)| (*oid, relation))
     }
 
     /// OIDs of every relation of that name, in any schema or in the one given.
-    pub fn named<'a>(&'a self, schema: Option<&'a str>, name: &str) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn named<'a>(&'a self, schema: Option<&'a str>, name: &str) -> impl Iterator<Item = u32> + 'a {
         let all = self.by_name.get(name).map_or(&[] as &[u32], Vec::as_slice);
         all.iter().copied().filter(move |oid| {
             schema.is_none_or(|schema| self.relations.get(oid).is_some_and(|relation| relation.schema == schema))
@@ -133,30 +133,30 @@ impl Catalog {
 
     /// `oid` and everything that inherits from it or is a partition of it.
     #[must_use]
-    pub fn family(&self, oid: u32) -> Vec<u32> {
+    pub(crate) fn family(&self, oid: u32) -> Vec<u32> {
         closure(oid, |member| self.children.get(&member).map_or(&[], Vec::as_slice))
     }
 
     /// Views with the relations they read; 0 stands for code of the user's.
-    pub fn views(&self) -> impl Iterator<Item = (u32, &[u32])> {
+    pub(crate) fn views(&self) -> impl Iterator<Item = (u32, &[u32])> {
         self.views.iter().map(|(view, sources)| (*view, sources.as_slice()))
     }
 
     /// Number of a column.
     #[must_use]
-    pub fn attribute(&self, oid: u32, column: &str) -> Option<i16> {
+    pub(crate) fn attribute(&self, oid: u32, column: &str) -> Option<i16> {
         self.attributes.get(&oid)?.iter().find(|(_, name)| name == column).map(|(number, _)| *number)
     }
 
     /// Name of a column.
     #[must_use]
-    pub fn attribute_name(&self, oid: u32, attribute: i16) -> Option<&str> {
+    pub(crate) fn attribute_name(&self, oid: u32, attribute: i16) -> Option<&str> {
         self.attributes.get(&oid)?.iter().find(|(number, _)| *number == attribute).map(|(_, name)| name.as_str())
     }
 
     /// Generated and defaulted columns of a relation with the columns they are computed from.
     #[must_use]
-    pub fn generated(&self, oid: u32) -> &[(i16, i16)] {
+    pub(crate) fn generated(&self, oid: u32) -> &[(i16, i16)] {
         self.generated.get(&oid).map_or(&[], Vec::as_slice)
     }
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::catalog::Catalog;
 use super::login::{self, Login, LoginError, Ready};
 use super::wire::CancelKey;
+use crate::clock::Clock;
 use crate::model::{AddressPattern, Resource, Secret, UpstreamTlsMode};
 use crate::net::BoxedStream;
 use crate::tls::{Connector, TlsError};
@@ -31,7 +32,7 @@ const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Why a resource could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     /// No connection.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -71,23 +72,24 @@ pub enum DialError {
 
 /// What is needed to reach one resource at one address, again and again: for the session, its catalog, its cancels.
 #[derive(Debug, Clone)]
-pub struct Dialer {
+pub(crate) struct Dialer {
     resource: std::sync::Arc<Resource>,
     address: SocketAddr,
+    clock: Clock,
 }
 
 impl Dialer {
     /// For `resource` at `address`.
     #[must_use]
-    pub fn new(resource: std::sync::Arc<Resource>, address: SocketAddr) -> Self {
-        Self { resource, address }
+    pub(crate) fn new(resource: std::sync::Arc<Resource>, address: SocketAddr, clock: Clock) -> Self {
+        Self { resource, address, clock }
     }
 
     /// A session on the resource.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn session(
+    pub(crate) async fn session(
         &self,
         minor: u16,
         parameters: Vec<(String, String)>,
@@ -110,7 +112,7 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn catalog(&self, database: &str) -> Result<Catalog, DialError> {
+    pub(crate) async fn catalog(&self, database: &str) -> Result<Catalog, DialError> {
         let parameters = [
             ("database", database),
             ("application_name", "chaperone catalog"),
@@ -126,7 +128,7 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn cancel(&self, key: &CancelKey) -> Result<(), DialError> {
+    pub(crate) async fn cancel(&self, key: &CancelKey) -> Result<(), DialError> {
         let (mut stream, _binding) = self.connect().await?;
         let mut body = 80_877_102_u32.to_be_bytes().to_vec();
         body.extend_from_slice(&key.pid.to_be_bytes());
@@ -176,9 +178,9 @@ impl Dialer {
         }
         let tls = |source| DialError::Tls { address: self.address, source };
         let certificate = self.resource.credential.client_certificate.as_ref();
-        let connector = Connector::for_resource(&self.resource.tls, certificate).map_err(tls)?;
-        let (stream, binding) = connector.connect(stream, &self.server_name()).await.map_err(tls)?;
-        Ok((Box::new(stream), binding))
+        let connector = Connector::for_resource(&self.resource.tls, certificate, &self.clock).map_err(tls)?;
+        let connected = connector.connect(stream, &self.server_name()).await.map_err(tls)?;
+        Ok((Box::new(connected.stream), connected.binding))
     }
 
     /// The name that the certificate must carry.

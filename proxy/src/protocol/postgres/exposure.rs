@@ -4,7 +4,7 @@
 //! and attribute number) decide; where the server names no origin, the column is masked unless the parse tree proves that the
 //! expression reads no masked column. INVARIANT: unknown means masked.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::catalog::Catalog;
 use super::wire::Column;
@@ -14,7 +14,7 @@ use crate::sql::{ColumnReads, Outputs, is_leaky_catalog};
 
 /// What must not be seen in one database by one principal.
 #[derive(Debug, Default)]
-pub struct MaskTable {
+pub(crate) struct MaskTable {
     /// Some classified column is masked for the principal, whether or not the snapshot shows it.
     any: bool,
     cells: HashMap<(u32, i16), MaskStrategy>,
@@ -27,7 +27,7 @@ pub struct MaskTable {
 impl MaskTable {
     /// The table for the classified `columns`, asking `strategy` for each.
     #[must_use]
-    pub fn build(
+    pub(crate) fn build(
         catalog: &Catalog,
         columns: &[(ColumnName, String)],
         strategy: impl Fn(&ColumnName, &str) -> Option<MaskStrategy>,
@@ -53,7 +53,7 @@ impl MaskTable {
 
     /// True if nothing is masked.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.any
     }
 
@@ -119,43 +119,54 @@ impl MaskTable {
 
     /// What a statement with this operation can show.
     #[must_use]
-    pub fn exposure(&self, catalog: &Catalog, operation: &Operation, opaque: bool) -> Exposure {
+    pub(crate) fn exposure(&self, catalog: &Catalog, operation: &Operation, opaque: bool) -> Exposure {
         if self.is_empty() {
             return Exposure::default();
         }
-        let mut exposure = Exposure { touches: opaque, everything: opaque, names: HashSet::new(), unknown: false };
+        let mut exposure = Exposure { touches: opaque, opaque, everything: opaque, relations: Vec::new(), unknown: false };
         for relation in &operation.relations {
-            let mut found = false;
-            for oid in catalog.named(relation.schema.as_deref(), &relation.name) {
-                found = true;
-                if self.whole.contains(&oid) {
-                    exposure.touches = true;
-                    exposure.everything = true;
-                }
-                if let Some(names) = self.names.get(&oid) {
-                    exposure.touches = true;
-                    exposure.names.extend(names.iter().cloned());
-                }
-            }
-            if !found {
-                exposure.unknown = true;
-                exposure.touches = true;
-                exposure.everything = true;
-            }
+            let before = exposure.relations.len();
+            exposure.relations.extend(catalog.named(relation.schema.as_deref(), &relation.name));
+            let found = exposure.relations.get(before..).unwrap_or_default();
+            let whole = found.iter().any(|oid| self.whole.contains(oid));
+            exposure.touches |= whole || found.is_empty() || found.iter().any(|oid| self.names.contains_key(oid));
+            exposure.everything |= whole || found.is_empty();
+            exposure.unknown |= found.is_empty();
         }
         exposure
     }
 
+    /// Whether an expression with these reads shows nothing masked. A name that is no column of the statement's relations may
+    /// be a function of a whole row (`c.f` is `f(c)`), so it proves nothing.
+    #[must_use]
+    pub(crate) fn is_harmless(&self, catalog: &Catalog, exposure: &Exposure, reads: &ColumnReads) -> bool {
+        let plain = |name: &String| {
+            let mut known = false;
+            for oid in &exposure.relations {
+                if self.names.get(oid).is_some_and(|names| names.contains(name)) {
+                    return false;
+                }
+                known |= catalog.attribute(*oid, name).is_some();
+            }
+            known
+        };
+        match reads {
+            ColumnReads::Nothing => !exposure.opaque,
+            ColumnReads::Columns(columns) => !exposure.touches || (!exposure.everything && columns.iter().all(plain)),
+            ColumnReads::Unknown => !exposure.touches,
+        }
+    }
+
     /// The plan for one result.
     #[must_use]
-    pub fn plan(&self, catalog: &Catalog, columns: &[Column], exposure: &Exposure, outputs: &Outputs) -> Plan {
+    pub(crate) fn plan(&self, catalog: &Catalog, columns: &[Column], exposure: &Exposure, outputs: &Outputs) -> Plan {
         let reads = match outputs {
             Outputs::Columns(reads) if reads.len() == columns.len() => Some(reads),
             Outputs::Columns(_) | Outputs::Unknown | Outputs::None => None,
         };
         let cell = |(index, column): (usize, &Column)| {
             let strategy = if column.table == 0 {
-                self.unnamed(exposure, reads.and_then(|reads| reads.get(index)))
+                self.unnamed(catalog, exposure, reads.and_then(|reads| reads.get(index)))
             } else {
                 self.named(catalog, column, exposure)
             };
@@ -175,49 +186,42 @@ impl MaskTable {
     }
 
     /// A column whose origin the server does not name: masked unless the tree proves it harmless.
-    fn unnamed(&self, exposure: &Exposure, reads: Option<&ColumnReads>) -> Option<MaskStrategy> {
-        let harmless = !exposure.touches || reads.is_some_and(|reads| exposure.is_harmless(reads));
+    fn unnamed(&self, catalog: &Catalog, exposure: &Exposure, reads: Option<&ColumnReads>) -> Option<MaskStrategy> {
+        let harmless = !exposure.touches || reads.is_some_and(|reads| self.is_harmless(catalog, exposure, reads));
         (!harmless).then_some(MaskStrategy::Redact)
     }
 }
 
 /// What one statement can show of masked columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Exposure {
+pub(crate) struct Exposure {
     /// It touches a relation with masked columns, or may.
-    pub touches: bool,
+    pub(crate) touches: bool,
     /// It names a relation that the catalog snapshot does not have.
-    pub unknown: bool,
+    pub(crate) unknown: bool,
     everything: bool,
-    names: HashSet<String>,
+    /// It runs code nobody can see into, so that even an expression without columns may show something.
+    opaque: bool,
+    /// Every relation that its names can mean.
+    relations: Vec<u32>,
 }
 
 impl Exposure {
     /// The exposure of something nobody can see into.
     #[must_use]
-    pub fn total() -> Self {
-        Self { touches: true, unknown: false, everything: true, names: HashSet::new() }
+    pub(crate) fn total() -> Self {
+        Self { touches: true, unknown: false, everything: true, opaque: true, relations: Vec::new() }
     }
 
     /// Both together.
     #[must_use]
-    pub fn and(mut self, other: &Self) -> Self {
+    pub(crate) fn and(mut self, other: &Self) -> Self {
         self.touches |= other.touches;
         self.unknown |= other.unknown;
         self.everything |= other.everything;
-        self.names.extend(other.names.iter().cloned());
+        self.opaque |= other.opaque;
+        self.relations.extend(other.relations.iter().copied());
         self
-    }
-
-    /// Whether an expression with these reads shows nothing masked.
-    #[must_use]
-    pub fn is_harmless(&self, reads: &ColumnReads) -> bool {
-        let clean = |columns: &BTreeSet<String>| !self.everything && columns.iter().all(|name| !self.names.contains(name));
-        match reads {
-            ColumnReads::Nothing => true,
-            ColumnReads::Columns(columns) => !self.touches || clean(columns),
-            ColumnReads::Unknown => !self.touches,
-        }
     }
 }
 
@@ -237,6 +241,8 @@ fn shape(column: &Column) -> Shape {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::catalog::tests::rows;
     use super::*;
 
@@ -313,6 +319,7 @@ mod tests {
         assert!(masked(text(0, 0), &exposure, &of(ColumnReads::Unknown)));
         assert!(masked(text(0, 0), &exposure, &of(columns("email"))));
         assert!(!masked(text(0, 0), &exposure, &of(columns("id"))));
+        assert!(masked(text(0, 0), &exposure, &of(columns("no_column_at_all"))), "it may be a function of the row");
         assert!(!masked(text(0, 0), &exposure, &of(ColumnReads::Nothing)));
         let two = Outputs::Columns(vec![ColumnReads::Nothing, ColumnReads::Nothing]);
         assert!(masked(text(0, 0), &exposure, &two), "a count that does not fit proves nothing");

@@ -15,7 +15,7 @@ use crate::net::{BoxedStream, Prefixed};
 use crate::tls::{Authority, LeafNames, TlsError};
 
 /// Longest time from the first byte to the end of authentication: people do not type here.
-pub const GREETING_TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const GREETING_TIME_MAX: Duration = Duration::from_secs(30);
 /// ALPN of PostgreSQL (IANA registry).
 const ALPN: &[u8] = b"postgresql";
 /// Rounds of negotiation: GSSAPI, TLS, start-up, and one to spare.
@@ -23,7 +23,7 @@ const ROUNDS_MAX: usize = 4;
 
 /// Why a greeting failed.
 #[derive(Debug, thiserror::Error)]
-pub enum GreetingError {
+pub(crate) enum GreetingError {
     /// The connection broke.
     #[error("the agent's connection broke: {0}")]
     Io(#[from] std::io::Error),
@@ -48,7 +48,7 @@ pub enum GreetingError {
 }
 
 /// What a connection turned out to be.
-pub enum Greeted {
+pub(crate) enum Greeted {
     /// A session wants to start.
     Start(Client, Startup),
     /// A cancel request.
@@ -68,13 +68,13 @@ impl std::fmt::Debug for Greeted {
 }
 
 /// The agent's end of a session.
-pub struct Client {
+pub(crate) struct Client {
     /// Plain or TLS.
-    pub stream: BoxedStream,
+    pub(crate) stream: BoxedStream,
     /// Bytes read and not yet used.
-    pub buffer: BytesMut,
+    pub(crate) buffer: BytesMut,
     /// Whether it is encrypted.
-    pub tls: bool,
+    pub(crate) tls: bool,
     binding: Option<Vec<u8>>,
 }
 
@@ -88,7 +88,7 @@ impl std::fmt::Debug for Client {
 ///
 /// # Errors
 /// See [`GreetingError`].
-pub async fn open(stream: BoxedStream, authority: &Authority, names: &LeafNames) -> Result<Greeted, GreetingError> {
+pub(crate) async fn open(stream: BoxedStream, authority: &Authority, names: &LeafNames) -> Result<Greeted, GreetingError> {
     let mut client = Client { stream, buffer: BytesMut::new(), tls: false, binding: None };
     for _ in 0..ROUNDS_MAX {
         match client.opening().await? {
@@ -153,7 +153,7 @@ impl Client {
     ///
     /// # Errors
     /// When the connection breaks.
-    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), GreetingError> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), GreetingError> {
         self.stream.write_all(bytes).await?;
         Ok(self.stream.flush().await?)
     }
@@ -162,7 +162,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`GreetingError`].
-    pub async fn scram(&mut self) -> Result<(), GreetingError> {
+    pub(crate) async fn scram(&mut self) -> Result<(), GreetingError> {
         let offered = self.binding.is_some();
         let mechanisms: &[u8] =
             if offered { b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0" } else { b"SCRAM-SHA-256\0\0" };
@@ -187,12 +187,12 @@ impl Client {
     async fn password_message(&mut self) -> Result<BytesMut, GreetingError> {
         let limit = u32::try_from(MESSAGE_BYTES_MAX).ok();
         loop {
-            if let Some(header) = next_frame(&self.buffer, &|kind| limit.filter(|_| kind == b'p'))? {
-                if self.buffer.len() >= header.total {
-                    let mut frame = self.buffer.split_to(header.total);
-                    frame.advance(5);
-                    return Ok(frame);
-                }
+            if let Some(header) = next_frame(&self.buffer, &|kind| limit.filter(|_| kind == b'p'))?
+                && self.buffer.len() >= header.total
+            {
+                let mut frame = self.buffer.split_to(header.total);
+                frame.advance(5);
+                return Ok(frame);
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
@@ -214,7 +214,7 @@ fn initial_response(body: &[u8]) -> Result<(&str, &str), ScramError> {
 ///
 /// # Errors
 /// `TimedOut`, or what the greeting answers.
-pub async fn within<T>(
+pub(crate) async fn within<T>(
     greeting: impl Future<Output = Result<T, GreetingError>> + Send,
 ) -> Result<T, GreetingError> {
     tokio::time::timeout(GREETING_TIME_MAX, greeting).await.unwrap_or(Err(GreetingError::TimedOut))
@@ -222,9 +222,9 @@ pub async fn within<T>(
 
 /// The authority and the names it signs for, as one session needs them.
 #[derive(Debug, Clone)]
-pub struct Certificates {
+pub(crate) struct Certificates {
     /// The local CA.
-    pub authority: Arc<Authority>,
+    pub(crate) authority: Arc<Authority>,
     /// Names of the leaf.
-    pub names: LeafNames,
+    pub(crate) names: LeafNames,
 }

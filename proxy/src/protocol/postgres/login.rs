@@ -18,7 +18,7 @@ use crate::net::BoxedStream;
 /// Longest message accepted before the session runs; catalogs come as many short rows.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// Longest time for a whole login.
-pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(15);
+pub(crate) const LOGIN_TIME_MAX: Duration = Duration::from_secs(15);
 /// Longest time for reading the catalog.
 const CATALOG_TIME_MAX: Duration = Duration::from_secs(20);
 /// Parameters a server reports at start; PostgreSQL 18 reports 15.
@@ -26,7 +26,7 @@ const PARAMETERS_MAX: usize = 256;
 
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]
-pub enum LoginError {
+pub(crate) enum LoginError {
     /// The connection broke.
     #[error("the resource's connection broke: {0}")]
     Io(#[from] std::io::Error),
@@ -64,37 +64,37 @@ pub enum LoginError {
 
 /// What a login needs.
 #[derive(Debug)]
-pub struct Login<'a> {
+pub(crate) struct Login<'a> {
     /// Minor protocol version; 0 unless the client asked for more.
-    pub minor: u16,
+    pub(crate) minor: u16,
     /// Start-up parameters, without `user`.
-    pub parameters: Vec<(String, String)>,
+    pub(crate) parameters: Vec<(String, String)>,
     /// Account.
-    pub user: &'a str,
+    pub(crate) user: &'a str,
     /// Password.
-    pub password: Option<&'a Secret>,
+    pub(crate) password: Option<&'a Secret>,
     /// TLS mode in force.
-    pub tls: UpstreamTlsMode,
+    pub(crate) tls: UpstreamTlsMode,
     /// End-point hash of the server's certificate, for `-PLUS`.
-    pub binding: Option<Vec<u8>>,
+    pub(crate) binding: Option<Vec<u8>>,
 }
 
 /// A session that is ready for requests.
 #[derive(Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// What the server reported of itself.
-    pub parameters: Vec<(String, String)>,
+    pub(crate) parameters: Vec<(String, String)>,
     /// The server's cancel key.
-    pub key: Option<CancelKey>,
+    pub(crate) key: Option<CancelKey>,
     /// Minor protocol version that the server granted.
-    pub minor: u16,
+    pub(crate) minor: u16,
 }
 
 /// Logs in.
 ///
 /// # Errors
 /// See [`LoginError`].
-pub async fn login(stream: &mut BoxedStream, login: &Login<'_>) -> Result<Ready, LoginError> {
+pub(crate) async fn login(stream: &mut BoxedStream, login: &Login<'_>) -> Result<Ready, LoginError> {
     tokio::time::timeout(LOGIN_TIME_MAX, run(stream, login)).await.unwrap_or(Err(LoginError::TimedOut))
 }
 
@@ -220,10 +220,10 @@ struct Frames<'a> {
 impl Frames<'_> {
     async fn next(&mut self) -> Result<BytesMut, LoginError> {
         loop {
-            if let Some(header) = next_frame(&self.buffer, &|_| Some(FRAME_BYTES_MAX))? {
-                if self.buffer.len() >= header.total {
-                    return Ok(self.buffer.split_to(header.total));
-                }
+            if let Some(header) = next_frame(&self.buffer, &|_| Some(FRAME_BYTES_MAX))?
+                && self.buffer.len() >= header.total
+            {
+                return Ok(self.buffer.split_to(header.total));
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
@@ -277,7 +277,7 @@ impl Frames<'_> {
 ///
 /// # Errors
 /// See [`LoginError`].
-pub async fn catalog(stream: &mut BoxedStream) -> Result<Catalog, LoginError> {
+pub(crate) async fn catalog(stream: &mut BoxedStream) -> Result<Catalog, LoginError> {
     let read = async {
         let mut frames = Frames { stream, buffer: BytesMut::new() };
         let [relations, inherits, views, attributes, generated] = QUERIES;

@@ -18,6 +18,7 @@ mod scram;
 mod snapshots;
 pub mod wire;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::cancel::Cancels;
@@ -33,9 +34,9 @@ use super::contract::{Incoming, Serve, ServeFuture, SessionEnd};
 use crate::clock::Clock;
 use crate::gate::{Door, Upstream};
 use crate::mask::Keys;
-use crate::model::Protocol;
+use crate::model::{AddressPattern, Protocol, Session};
 use crate::sql::Analyzer;
-use crate::tls::{Authority, LeafNames};
+use crate::tls::{Authority, LeafNames, TlsError};
 
 /// The newest minor version spoken on both sides.
 const MINOR_MAX: u16 = 2;
@@ -65,12 +66,15 @@ impl Postgres {
 
     async fn run(&self, mut incoming: Incoming) -> SessionEnd {
         let session = Arc::clone(incoming.door.session());
-        let names = LeafNames::for_address(session.destination.ip(), session.resource.tls.server_name.as_deref());
+        let names = match leaf_names(&session) {
+            Ok(names) => names,
+            Err(error) => return SessionEnd::ours(error.to_string()),
+        };
         let certificates = Certificates { authority: Arc::clone(&self.authority), names };
         let stream = incoming.take_stream();
         let opened = greeting::within(greeting::open(stream, &certificates.authority, &certificates.names)).await;
         match opened {
-            Ok(Greeted::Start(client, startup)) => self.start(incoming, client, startup).await,
+            Ok(Greeted::Start(client, startup)) => Box::pin(self.start(incoming, client, startup)).await,
             Ok(Greeted::Cancel(key, stream)) => {
                 self.cancels.call(&session.agent, &key).await;
                 drop(stream);
@@ -91,14 +95,13 @@ impl Postgres {
             Ok(wishes) => wishes,
             Err(error) => return turn_away(&mut client, &notices::parameter(&error)).await,
         };
-        if session.resource.agent_scram {
-            if let Err(error) = greeting::within(client.scram()).await {
-                let end = SessionEnd::client(error.to_string());
-                let refused = turn_away(&mut client, &notices::placeholder()).await;
-                return if refused.is_client() { refused } else { end };
-            }
+        if session.resource.agent_scram
+            && let Err(error) = greeting::within(client.scram()).await
+        {
+            tracing::info!(session = %session.id, %error, "placeholder not proven");
+            return turn_away(&mut client, &notices::placeholder()).await;
         }
-        let dialer = Dialer::new(Arc::clone(&session.resource), session.destination);
+        let dialer = Dialer::new(Arc::clone(&session.resource), session.destination, self.clock.clone());
         let minor = startup.minor.min(MINOR_MAX);
         let mut parameters = vec![("database".to_owned(), wishes.database.clone())];
         parameters.extend(wishes.settings.iter().cloned());
@@ -155,6 +158,16 @@ impl Postgres {
         let catalog = self.snapshots.current(resource, database, dialer, std::time::Duration::ZERO).await?;
         Ok(View { table: Arc::new(mask_table(door, &catalog)), catalog })
     }
+}
+
+/// The names an agent may have dialled the resource by.
+fn leaf_names(session: &Session) -> Result<LeafNames, TlsError> {
+    let registered = session.resource.addresses.iter().filter_map(|pattern| match pattern {
+        AddressPattern::Name { host, .. } => Some(host.as_str()),
+        AddressPattern::Network { .. } => None,
+    });
+    let names = registered.chain(session.resource.tls.server_name.as_deref()).filter(|name| name.parse::<IpAddr>().is_err());
+    LeafNames::new(names, [session.destination.ip()])
 }
 
 /// The mask table for the agent's standing.

@@ -8,7 +8,7 @@ use super::wire::Startup;
 /// A parameter that may not be set at start-up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("start-up parameter `{0}` is not allowed")]
-pub struct ParameterError(pub String);
+pub(crate) struct ParameterError(pub String);
 
 /// Settings an agent may choose at start-up, besides user and database. None changes how statements are read or who runs them.
 const ALLOWED: [&str; 21] = [
@@ -37,15 +37,15 @@ const ALLOWED: [&str; 21] = [
 
 /// What an agent asks for, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     /// The user name it gave; recorded, never used.
-    pub user: String,
+    pub(crate) user: String,
     /// The database; the server's default for `user` if it named none.
-    pub database: String,
+    pub(crate) database: String,
     /// Settings for the server, with the fixed ones.
-    pub settings: Vec<(String, String)>,
+    pub(crate) settings: Vec<(String, String)>,
     /// `_pq_.` options, which are declined by name.
-    pub declined: Vec<String>,
+    pub(crate) declined: Vec<String>,
 }
 
 impl Wishes {
@@ -53,7 +53,7 @@ impl Wishes {
     ///
     /// # Errors
     /// Names the first parameter that is not allowed.
-    pub fn read(startup: &Startup, backend_user: &str) -> Result<Self, ParameterError> {
+    pub(crate) fn read(startup: &Startup, backend_user: &str) -> Result<Self, ParameterError> {
         let mut wishes = Self {
             user: startup.parameter("user").unwrap_or_default().to_owned(),
             database: String::new(),

@@ -9,16 +9,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// What every agent may use as its password.
-pub const PLACEHOLDER_PASSWORD: &str = "chaperone";
+pub(crate) const PLACEHOLDER_PASSWORD: &str = "chaperone";
 /// PostgreSQL's default (`scram_iterations`).
 const ITERATIONS: std::num::NonZeroU32 = std::num::NonZeroU32::new(4_096).unwrap();
 /// Longest SASL message accepted: name, nonce and binding are a few hundred bytes.
-pub const MESSAGE_BYTES_MAX: usize = 4_096;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 4_096;
 const KEY_BYTES: usize = 32;
 
 /// Why an exchange failed. None of these says anything about a secret, since there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ScramError {
+pub(crate) enum ScramError {
     /// The text is not of the form of its step.
     #[error("the message is not of its form")]
     Malformed,
@@ -32,7 +32,7 @@ pub enum ScramError {
 
 /// The exchange after the client's first message.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     header: String,
     client_first_bare: String,
     server_first: String,
@@ -47,7 +47,7 @@ impl Exchange {
     ///
     /// # Errors
     /// When the message is malformed or the binding flags contradict the mechanism.
-    pub fn start(
+    pub(crate) fn start(
         client_first: &str,
         binding: Option<&[u8]>,
         offered: bool,
@@ -77,7 +77,7 @@ impl Exchange {
 
     /// The server's first message.
     #[must_use]
-    pub fn server_first(&self) -> &str {
+    pub(crate) fn server_first(&self) -> &str {
         &self.server_first
     }
 
@@ -85,7 +85,7 @@ impl Exchange {
     ///
     /// # Errors
     /// When it is malformed, bound to another channel, or proves another password.
-    pub fn finish(&self, client_final: &str) -> Result<String, ScramError> {
+    pub(crate) fn finish(&self, client_final: &str) -> Result<String, ScramError> {
         let (without_proof, proof) = client_final.rsplit_once(",p=").ok_or(ScramError::Malformed)?;
         let mut bound = self.header.clone().into_bytes();
         bound.extend_from_slice(&self.binding);

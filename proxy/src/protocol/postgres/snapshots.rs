@@ -17,12 +17,12 @@ const FRESH: Duration = Duration::from_secs(2);
 /// Databases remembered. More are read each time.
 const DATABASES_MAX: usize = 256;
 
-type Key = (String, String);
+type Known = HashMap<(String, String), (Instant, Arc<Catalog>)>;
 
 /// All snapshots. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshots {
-    known: Arc<Mutex<HashMap<Key, (Instant, Arc<Catalog>)>>>,
+    known: Arc<Mutex<Known>>,
     clock: Clock,
 }
 
@@ -42,10 +42,10 @@ impl Snapshots {
         let key = (resource.to_owned(), database.to_owned());
         let accepted = if newer_than.is_zero() { FRESH } else { newer_than };
         let now = self.clock.instant();
-        if let Some((at, catalog)) = self.known.lock().get(&key) {
-            if now.saturating_duration_since(*at) < accepted {
-                return Ok(Arc::clone(catalog));
-            }
+        if let Some((at, catalog)) = self.known.lock().get(&key)
+            && now.saturating_duration_since(*at) < accepted
+        {
+            return Ok(Arc::clone(catalog));
         }
         let catalog = Arc::new(dialer.catalog(database).await?);
         let mut known = self.known.lock();

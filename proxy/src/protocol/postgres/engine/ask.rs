@@ -16,20 +16,20 @@ const VALUE_CHARS_MAX: usize = 256;
 
 /// A question for the gate.
 #[derive(Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// What policy judges.
-    pub operation: Arc<Operation>,
+    pub(crate) operation: Arc<Operation>,
     /// What the record shows.
-    pub statement: Arc<str>,
+    pub(crate) statement: Arc<str>,
     /// Bound values.
-    pub values: Vec<BoundValue>,
+    pub(crate) values: Vec<BoundValue>,
     /// True if it would carry masked values to where they are not masked.
-    pub leaks: bool,
+    pub(crate) leaks: bool,
 }
 
 /// A message that waits for its verdict.
 #[derive(Debug)]
-pub enum Pending {
+pub(crate) enum Pending {
     /// `Query`
     Query {
         /// What each statement can show.
@@ -61,11 +61,11 @@ pub enum Pending {
 
 /// One statement of a pending query.
 #[derive(Debug)]
-pub struct PartPlan(pub(super) Part);
+pub(crate) struct PartPlan(pub(super) Part);
 
 /// A change of the session's names by SQL.
 #[derive(Debug, Clone)]
-pub enum NameChange {
+pub(crate) enum NameChange {
     /// `PREPARE`
     Prepare(String, Arc<Analysis>, Arc<str>),
     /// `DEALLOCATE name`
@@ -83,7 +83,8 @@ pub enum NameChange {
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let mut operation: Option<Operation> = None;
+        let mut operation = Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
+        let mut by_name = false;
         let mut parts = Vec::new();
         let mut names = Vec::new();
         let mut leaks = false;
@@ -91,15 +92,18 @@ impl Engine {
             let exposure = self.exposure(statement);
             leaks |= self.leaks(statement, &exposure);
             let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
-            if let Some(inner) = self.run_by_name(statement, &mut part) {
-                let whole = operation.get_or_insert_with(|| (*analysis.operation).clone());
-                merge(whole, &inner);
+            match self.run_by_name(statement, &mut part) {
+                Some(inner) => {
+                    by_name = true;
+                    merge(&mut operation, &inner);
+                }
+                None => merge(&mut operation, &statement.operation),
             }
             names.extend(name_change(statement, analysis, text, &part));
             parts.push(PartPlan(part));
         }
         self.pending = Some(Pending::Query { parts, names });
-        let operation = operation.map_or_else(|| Arc::clone(&analysis.operation), Arc::new);
+        let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
         Ask { operation, statement: shown(text, &analysis.operation), values: Vec::new(), leaks }
     }
 
@@ -110,7 +114,7 @@ impl Engine {
         for statement in &analysis.statements {
             let mut part = Part { outputs: Outputs::None, exposure: Exposure::default(), copies: Copies::No };
             if let Some(inner) = self.run_by_name(statement, &mut part) {
-                merge(Arc::make_mut(&mut operation), &inner);
+                operation = Arc::new(inner);
             }
         }
         let text = shown(text, &operation);
@@ -155,7 +159,7 @@ impl Engine {
     }
 
     fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
-        exposure.touches && (!exposure.is_harmless(&statement.writes_from) || copies(statement) == Copies::Out)
+        exposure.touches && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from) || copies(statement) == Copies::Out)
     }
 
     /// What a statement that names another runs, and what that can show. An unknown name can show anything.
@@ -200,7 +204,7 @@ fn name_change(statement: &Statement, analysis: &Arc<Analysis>, text: &str, part
     Some(match &statement.kind {
         StatementKind::Prepare { name } => NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text)),
         StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
-        StatementKind::Deallocate { name: None } | StatementKind::Discard => NameChange::DeallocateAll,
+        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => NameChange::DeallocateAll,
         StatementKind::DeclareCursor { name } => {
             NameChange::Declare(name.clone(), statement.outputs.clone(), part.exposure.clone())
         }
@@ -215,8 +219,10 @@ fn alone(statement: &Statement, analysis: &Arc<Analysis>) -> Arc<Analysis> {
     if analysis.statements.len() == 1 {
         return Arc::clone(analysis);
     }
-    let operation = Arc::new(statement.operation.clone());
-    Arc::new(Analysis { operation, statements: vec![statement.clone()], trouble: analysis.trouble.clone() })
+    let mut one = Analysis::clone(analysis);
+    one.operation = Arc::new(statement.operation.clone());
+    one.statements = vec![statement.clone()];
+    Arc::new(one)
 }
 
 pub(super) fn copies(statement: &Statement) -> Copies {

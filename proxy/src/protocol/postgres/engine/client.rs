@@ -26,7 +26,7 @@ const CLOSE_OF_NOTHING: &[u8] = b"C\0\0\0\x16Schaperone_denied\0";
 
 /// What the driver does with a message.
 #[derive(Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Analyse this text, then call [`Engine::ask`].
     Analyse(Arc<str>),
     /// Ask the gate, then call [`Engine::permitted`] or [`Engine::refused`].
@@ -51,7 +51,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the agent breaks the protocol.
-    pub fn client(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
+    pub(crate) fn client(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
         let byte = frame.first().copied().unwrap_or(0);
         let kind = Kind::of(byte).map_err(EngineError::Client)?;
         if self.skipping && !matches!(kind, Kind::Sync | Kind::Terminate) {
@@ -91,7 +91,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the frame is not what it was.
-    pub fn ask(&mut self, frame: &[u8], analysis: &Arc<Analysis>) -> Result<Ask, EngineError> {
+    pub(crate) fn ask(&mut self, frame: &[u8], analysis: &Arc<Analysis>) -> Result<Ask, EngineError> {
         if frame.first() == Some(&b'P') {
             let parse = Parse::read(frame).map_err(EngineError::Client)?;
             if self.statements.len() >= STATEMENTS_MAX && !self.statements.contains_key(parse.name) {
@@ -217,7 +217,7 @@ impl Engine {
     }
 
     /// Whether the message that waits for a verdict still matters: after an error the server ignores it, and so must we.
-    pub fn still_wanted(&mut self) -> bool {
+    pub(crate) fn still_wanted(&mut self) -> bool {
         if self.skipping {
             self.pending = None;
         }
@@ -225,7 +225,7 @@ impl Engine {
     }
 
     /// The pending message goes on as `request`; the driver sends its frame under the permit.
-    pub fn permitted(&mut self, request: u64) {
+    pub(crate) fn permitted(&mut self, request: u64) {
         match self.pending.take() {
             Some(Pending::Query { parts, names }) => self.permitted_query(request, parts, names),
             Some(Pending::Parse { name, text, analysis, operation }) => {
@@ -281,7 +281,7 @@ impl Engine {
     }
 
     /// The pending message is refused: these bytes go instead, and `notice` stands in for the server's error.
-    pub fn refused(&mut self, notice: &wire::Notice) -> &'static [u8] {
+    pub(crate) fn refused(&mut self, notice: &wire::Notice) -> &'static [u8] {
         let denial = Some(Denial { frame: wire::notice(notice) });
         match self.pending.take() {
             Some(Pending::Parse { name, .. }) => {

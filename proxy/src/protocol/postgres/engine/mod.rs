@@ -14,6 +14,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Ask, Pending};
-pub use client::Step;
-pub use state::{Ending, EngineError, Engine, Note, View};
+pub(crate) use ask::Ask;
+pub(crate) use client::Step;
+pub(crate) use state::{Engine, EngineError, Note, View};

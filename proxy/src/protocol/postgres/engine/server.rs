@@ -20,7 +20,7 @@ const WITHHELD: &str = "the server's message is withheld because the statement t
 impl Engine {
     /// True if a row or a piece of a copy may pass without being read, so that it need not be in memory as a whole.
     #[must_use]
-    pub fn passes_unread(&self, kind: u8) -> bool {
+    pub(crate) fn passes_unread(&self, kind: u8) -> bool {
         match kind {
             b'D' => match self.owed.front() {
                 Some(Expect::Execute { portal, .. }) => match self.portals.get(portal).map(|portal| &portal.plan) {
@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// Counts a row or piece of `bytes` that passed unread.
-    pub fn passed(&mut self, kind: u8, bytes: usize) {
+    pub(crate) fn passed(&mut self, kind: u8, bytes: usize) {
         let add = Tally { rows: u64::from(kind == b'D'), bytes: u64::try_from(bytes).unwrap_or(0), masked: 0 };
         if let Some(tally) = self.front_tally() {
             count(tally, add);
@@ -48,7 +48,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the server breaks the protocol, or a setting changed under which statements cannot be judged.
-    pub fn server(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
+    pub(crate) fn server(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         match frame.first().copied().unwrap_or(0) {
             kind @ (b'D' | b'd') if self.passes_unread(kind) => {
                 self.passed(kind, frame.len());

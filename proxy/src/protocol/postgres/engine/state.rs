@@ -20,7 +20,7 @@ pub(super) const OWED_MAX: usize = 16_384;
 
 /// Why a session cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EngineError {
+pub(crate) enum EngineError {
     /// The agent broke the protocol.
     #[error("the agent broke the protocol: {0}")]
     Client(WireError),
@@ -40,11 +40,11 @@ pub enum EngineError {
 
 /// What is masked in this session at this moment, and the catalog it was computed from.
 #[derive(Debug, Clone, Default)]
-pub struct View {
+pub(crate) struct View {
     /// Catalog snapshot.
-    pub catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<Catalog>,
     /// Masked columns.
-    pub table: Arc<MaskTable>,
+    pub(crate) table: Arc<MaskTable>,
 }
 
 /// A prepared statement.
@@ -142,18 +142,18 @@ pub(super) struct Denial {
 
 /// The end of a request, for the driver to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// Request number within the session.
-    pub request: u64,
+    pub(crate) request: u64,
     /// How it ended.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// What passed.
-    pub tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 /// What the driver must do after a message was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
+pub(crate) enum Note {
     /// Record an outcome.
     Ended(Ending),
     /// No frame of this request can come any more.
@@ -176,7 +176,7 @@ pub(super) enum CopyMode {
 
 /// The state of one session.
 #[derive(Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     pub(super) view: View,
     pub(super) keys: Keys,
     pub(super) statements: HashMap<String, Arc<Prepared>>,
@@ -197,7 +197,7 @@ pub struct Engine {
 impl Engine {
     /// A session that has just seen its first `ReadyForQuery`.
     #[must_use]
-    pub fn new(view: View, keys: Keys) -> Self {
+    pub(crate) fn new(view: View, keys: Keys) -> Self {
         Self {
             view,
             keys,
@@ -216,7 +216,7 @@ impl Engine {
     }
 
     /// Replaces what is masked. Portals that are already bound keep the stricter of nothing: they are asked for anew.
-    pub fn set_view(&mut self, view: View) {
+    pub(crate) fn set_view(&mut self, view: View) {
         self.view = view;
         for portal in self.portals.values_mut() {
             let operation = &portal.statement.operation;
@@ -229,42 +229,42 @@ impl Engine {
 
     /// The catalog in use.
     #[must_use]
-    pub fn catalog(&self) -> Arc<Catalog> {
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.view.catalog)
     }
 
     /// True if nothing is masked for this session.
     #[must_use]
-    pub fn masks_nothing(&self) -> bool {
+    pub(crate) fn masks_nothing(&self) -> bool {
         self.view.table.is_empty()
     }
 
     /// True if a statement names a relation that the catalog does not have.
     #[must_use]
-    pub fn names_unknown(&self, statement: &crate::sql::Statement) -> bool {
+    pub(crate) fn names_unknown(&self, statement: &crate::sql::Statement) -> bool {
         self.view.table.exposure(&self.view.catalog, &statement.operation, false).unknown
     }
 
     /// Whether the server has a transaction open for this session.
     #[must_use]
-    pub fn in_transaction(&self) -> bool {
+    pub(crate) fn in_transaction(&self) -> bool {
         self.transaction != b'I'
     }
 
     /// True when nothing is owed and nothing waits for a verdict.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.owed.is_empty() && self.pending.is_none()
     }
 
     /// Whether more pipelined messages may be taken.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.owed.len() < OWED_MAX
     }
 
     /// What happened since the last call.
-    pub fn take_notes(&mut self) -> std::vec::Drain<'_, Note> {
+    pub(crate) fn take_notes(&mut self) -> std::vec::Drain<'_, Note> {
         self.notes.drain(..)
     }
 
