@@ -320,8 +320,9 @@ fn moment(hour: Option<u8>, weekday: Option<u8>) -> Result<UnixMillis, String> {
     Ok(UnixMillis(seconds.saturating_mul(1000)))
 }
 
-/// A resource as far as policy sees it.
-fn stand_in(name: String, labels: BTreeMap<String, String>) -> Resource {
+/// A resource as far as policy sees it: a name and labels, without addresses or credential.
+#[must_use]
+pub fn stand_in(name: String, labels: BTreeMap<String, String>) -> Resource {
     Resource {
         name,
         protocol: Protocol::Postgres,

@@ -76,6 +76,20 @@ impl Columns {
         found
     }
 
+    /// Every entry as written (resource or pattern, column, class), in order of resource and name.
+    #[must_use]
+    pub fn listed(&self) -> Vec<(&str, &ColumnName, &str)> {
+        let mut all: Vec<_> = self
+            .columns
+            .iter()
+            .flat_map(|(column, entries)| {
+                entries.iter().map(move |entry| (entry.resource.as_str(), column, entry.class.as_str()))
+            })
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
     /// How a class is masked when the policy that forbids reading it does not say.
     #[must_use]
     pub fn strategy(&self, class: &str) -> MaskStrategy {

@@ -26,13 +26,14 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use cases::{Cases, CasesError, Failure, Report};
+pub use cases::{Cases, CasesError, Failure, Report, stand_in};
 pub use columns::Columns;
 pub use dead::{DeadReason, DeadRule, Universe};
 pub use error::{Finding, PolicyError};
 pub use evaluate::{ColumnQuestion, Question};
 pub use explain::{Answer, Asked, Explanation, Near};
 pub use live::Live;
+pub use names::{column_of, relation_of};
 pub use rule::{Kind, RuleSummary};
 pub use set::Set;
 

@@ -80,8 +80,9 @@ pub(super) fn table_of_id(id: &str) -> Option<RelationName> {
     relation_of(name)
 }
 
-/// Reads `schema.table` or `table`.
-pub(super) fn relation_of(text: &str) -> Option<RelationName> {
+/// Reads `schema.table` or `table` as policies and case files write it; a part with a dot stands in double quotes.
+#[must_use]
+pub fn relation_of(text: &str) -> Option<RelationName> {
     let mut parts = split(text)?.into_iter();
     match (parts.next(), parts.next(), parts.next()) {
         (Some(name), None, None) => Some(RelationName { schema: None, name }),
@@ -90,8 +91,9 @@ pub(super) fn relation_of(text: &str) -> Option<RelationName> {
     }
 }
 
-/// Reads `schema.table.column`.
-pub(super) fn column_of(text: &str) -> Option<ColumnName> {
+/// Reads `schema.table.column`; a part with a dot stands in double quotes.
+#[must_use]
+pub fn column_of(text: &str) -> Option<ColumnName> {
     let mut parts = split(text)?.into_iter();
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(schema), Some(table), Some(column), None) => Some(ColumnName { schema, table, column }),

@@ -91,7 +91,7 @@ fn nobody(name: &str) -> Principal {
 }
 
 fn relation(text: &str) -> RelationName {
-    names::relation_of(text).unwrap()
+    relation_of(text).unwrap()
 }
 
 fn operation(effects: &[Effect], relations: &[&str]) -> Operation {
@@ -126,7 +126,7 @@ fn reads(set: &Set, relations: &[&str]) -> Verdict {
 }
 
 fn clearance(set: &Set, principal: &Principal, class: &str) -> Clearance {
-    let column = names::column_of("public.customers.email").unwrap();
+    let column = column_of("public.customers.email").unwrap();
     set.clearance(&ColumnQuestion { principal, resource: &resource("orders-db"), column: &column, class })
 }
 

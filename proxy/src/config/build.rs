@@ -1,0 +1,370 @@
+//! Judges the file's meaning and builds each room's `Settings` from it.
+//!
+//! Refuses what would be ambiguous at run time: two agents, resources or approvers that could be taken for each other.
+//! Defaults stand here, each with its reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::Problems;
+use super::reader::At;
+use super::{Config, DefaultVerdict, file, value};
+use crate::identity::{AgentMatch, AgentSettings, TokenSource};
+use crate::model::{AddressPattern, AgentName, Credential, Protocol, Resource, UpstreamTls, UpstreamTlsMode};
+use crate::{approval, audit, identity, intercept, policy, sql, tls};
+
+const STATE_DIR: &str = "/var/lib/chaperone";
+const RUNTIME_DIR: &str = "/run/chaperone";
+const POLICY_DIR: &str = "/etc/chaperone/policies";
+const PIN_DIR: &str = "/sys/fs/bpf/chaperone";
+const PARENT: &str = "agents.slice";
+/// Beside PostgreSQL's own port, so that a capture shows at a glance what it is.
+const PORT: u16 = 15432;
+/// Ports from here on are given to outgoing connections by Linux's default, and could be taken when we start.
+const PORT_END: u64 = 32768;
+/// Ports below this belong to the system's services.
+const PORT_START: u64 = 1024;
+/// Agents' tools give up after 60 seconds; they should see our answer, not their own timeout.
+const HOLD: Duration = Duration::from_secs(50);
+/// The longest life that common issuers give a workload's token.
+const LIFETIME_MAX: Duration = Duration::from_hours(24);
+/// Short enough that a crash of the machine loses next to nothing, long enough to share one disk write.
+const SYNC_EVERY: Duration = Duration::from_millis(20);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// One parses while another is restarted.
+const WORKERS: usize = 2;
+const WORKERS_MAX: u64 = 64;
+
+/// Builds the configuration; `None` when something was reported that leaves a hole in it.
+pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config> {
+    let dir = |key: &str, text: &Option<At<String>>, default: &str, problems: &mut Problems| match text {
+        Some(text) => value::path(key, text, problems),
+        None => Some(PathBuf::from(default)),
+    };
+    let state_dir = dir("state_dir", &file.state_dir, STATE_DIR, problems);
+    let runtime_dir = dir("runtime_dir", &file.runtime_dir, RUNTIME_DIR, problems);
+    let policy_dir = dir("policy_dir", &file.policy_dir, POLICY_DIR, problems);
+    let pin_dir = dir("pin_dir", &file.intercept.pin_dir, PIN_DIR, problems);
+    let default = default_verdict(file.default.as_ref(), problems);
+    let parent = match &file.intercept.parent {
+        Some(text) => value::cgroup("parent", text, problems),
+        None => Some(PARENT.to_owned()),
+    };
+    let port = port(file.intercept.port.as_ref(), problems);
+    let agents = agents(&file.agents, problems);
+    let resources = resources(&file.resources, problems);
+    let approvers = approvers(&file.approvers, problems);
+    let workers = workers(file.workers.as_ref(), problems);
+    let metrics = file.metrics.as_ref().map(|text| value::metrics(text, problems));
+    let program = std::env::current_exe()
+        .map_err(|error| problems.add(0, format!("cannot find this program's own path: {error}")))
+        .ok();
+    let state_dir = state_dir?;
+    let parent = PathBuf::from(parent?);
+    Some(Config {
+        policy: policy::Settings { dir: policy_dir? },
+        default: default?,
+        identity: identity::Settings { agents, parent: parent.clone() },
+        resources,
+        intercept: intercept::Settings { parent, pin_dir: pin_dir?, port: port? },
+        audit: audit::Settings {
+            dir: state_dir.join("audit"),
+            sync_every: file.sync_every.unwrap_or(SYNC_EVERY),
+            checkpoint_every: file.checkpoint_every.unwrap_or(CHECKPOINT_EVERY),
+        },
+        approval: approval::Settings { dir: state_dir.join("tickets"), approvers },
+        tls: tls::Settings { dir: state_dir.join("ca") },
+        sql: sql::Settings { program: program?, workers: workers? },
+        metrics: match metrics {
+            Some(metrics) => Some(metrics?),
+            None => None,
+        },
+        state_dir,
+        runtime_dir: runtime_dir?,
+    })
+}
+
+fn default_verdict(text: Option<&At<String>>, problems: &mut Problems) -> Option<DefaultVerdict> {
+    let Some(text) = text else { return Some(DefaultVerdict::Deny) };
+    match text.value.as_str() {
+        "deny" => Some(DefaultVerdict::Deny),
+        "observe" => {
+            let message = "`default = \"observe\"` is not available: it would let unregistered destinations through; \
+                           register them as resources, or write \"deny\"";
+            problems.add(text.line, message);
+            None
+        }
+        other => {
+            problems.add(text.line, format!("`default` must be \"deny\", not `{other}`"));
+            None
+        }
+    }
+}
+
+fn port(port: Option<&At<u64>>, problems: &mut Problems) -> Option<u16> {
+    let Some(port) = port else { return Some(PORT) };
+    let fits = (PORT_START..PORT_END).contains(&port.value);
+    if !fits {
+        problems
+            .add(port.line, format!("`port` must be from {PORT_START} to {}", PORT_END.saturating_sub(1)));
+    }
+    u16::try_from(port.value).ok().filter(|_| fits)
+}
+
+fn workers(workers: Option<&At<u64>>, problems: &mut Problems) -> Option<usize> {
+    let Some(workers) = workers else { return Some(WORKERS) };
+    let fits = (1..=WORKERS_MAX).contains(&workers.value);
+    if !fits {
+        problems.add(workers.line, format!("`workers` must be from 1 to {WORKERS_MAX}"));
+    }
+    usize::try_from(workers.value).ok().filter(|_| fits)
+}
+
+/// Remembers where each thing was first named, and reports the second time.
+struct Once<K>(BTreeMap<K, usize>);
+
+impl<K: Ord + Hash> Once<K> {
+    fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    fn claim(&mut self, key: K, line: usize, what: &str, problems: &mut Problems) {
+        if let Some(first) = self.0.get(&key) {
+            problems.add(line, format!("{what} is already used on line {first}"));
+        } else {
+            self.0.insert(key, line);
+        }
+    }
+}
+
+fn agents(raw: &[file::Agent], problems: &mut Problems) -> Vec<AgentSettings> {
+    let (mut names, mut matched, mut tokens) = (Once::new(), Once::new(), Once::new());
+    let mut agents = Vec::new();
+    for agent in raw {
+        let name = value::name("an agent", &agent.name, problems);
+        names.claim(
+            &agent.name.value,
+            agent.name.line,
+            &format!("agent name `{}`", agent.name.value),
+            problems,
+        );
+        let matches =
+            agent.matches.as_ref().and_then(|raw| agent_match(raw, problems).map(|found| (found, raw.line)));
+        if let Some((found, line)) = &matches {
+            let key = match found {
+                AgentMatch::Unit(unit) => format!("unit {unit}"),
+                AgentMatch::Cgroup(glob) => format!("cgroup {glob}"),
+            };
+            matched.claim(key.clone(), *line, &format!("match `{key}`"), problems);
+        }
+        let source = agent.identity.as_ref().and_then(|raw| {
+            // One token in two cgroups is treated as theft.
+            let what = format!("token file `{}`", raw.token_file.value);
+            tokens.claim(&raw.token_file.value, raw.token_file.line, &what, problems);
+            token_source(raw, problems)
+        });
+        if let Some(name) = name {
+            let matches = matches.map(|(found, _)| found);
+            agents.push(AgentSettings { name: AgentName(name), matches, source });
+        }
+    }
+    agents
+}
+
+fn agent_match(raw: &file::Match, problems: &mut Problems) -> Option<AgentMatch> {
+    match (&raw.unit, &raw.cgroup) {
+        (Some(unit), None) => {
+            let fits = !unit.value.contains('/') && unit.value.contains('.');
+            if !fits {
+                let message =
+                    format!("`unit` must be a systemd unit such as reporter.service, not `{}`", unit.value);
+                problems.add(unit.line, message);
+            }
+            fits.then(|| AgentMatch::Unit(unit.value.clone()))
+        }
+        (None, Some(cgroup)) => value::cgroup("cgroup", cgroup, problems).map(AgentMatch::Cgroup),
+        (Some(_), Some(_)) | (None, None) => {
+            problems.add(raw.line, "`match` needs exactly one of `unit` and `cgroup`");
+            None
+        }
+    }
+}
+
+fn token_source(raw: &file::Identity, problems: &mut Problems) -> Option<TokenSource> {
+    let issuer = value::issuer(&raw.issuer, problems);
+    let token_file = value::path("token_file", &raw.token_file, problems);
+    let ca_file = optional_path("ca_file", raw.ca_file.as_ref(), problems);
+    Some(TokenSource {
+        issuer: issuer?,
+        audience: raw.audience.value.clone(),
+        token_file: token_file?,
+        ca_file: ca_file?,
+        subject: raw.subject.as_ref().map(|text| text.value.clone()),
+        groups_claim: raw
+            .groups_claim
+            .as_ref()
+            .map_or_else(|| "groups".to_owned(), |text| text.value.clone()),
+        lifetime_max: raw.lifetime_max.unwrap_or(LIFETIME_MAX),
+    })
+}
+
+/// `None` when the path was given and wrong; `Some(None)` when it was not given.
+fn optional_path(key: &str, text: Option<&At<String>>, problems: &mut Problems) -> Option<Option<PathBuf>> {
+    match text {
+        Some(text) => value::path(key, text, problems).map(Some),
+        None => Some(None),
+    }
+}
+
+fn resources(raw: &[file::Target], problems: &mut Problems) -> Vec<Arc<Resource>> {
+    let mut names = Once::new();
+    let mut taken: Vec<(AddressPattern, usize, usize)> = Vec::new();
+    let mut resources = Vec::new();
+    for (index, target) in raw.iter().enumerate() {
+        let what = format!("resource name `{}`", target.name.value);
+        names.claim(&target.name.value, target.name.line, &what, problems);
+        let mut addresses = Vec::new();
+        for text in &target.addresses {
+            match AddressPattern::parse(&text.value) {
+                Ok(pattern) => {
+                    let rival =
+                        taken.iter().find(|(other, owner, _)| *owner != index && overlap(other, &pattern));
+                    if let Some((_, _, line)) = rival {
+                        let message = format!(
+                            "address `{}` overlaps with another resource's on line {line}",
+                            text.value
+                        );
+                        problems.add(text.line, message);
+                    }
+                    taken.push((pattern.clone(), index, text.line));
+                    addresses.push(pattern);
+                }
+                Err(error) => problems.add(text.line, error.to_string()),
+            }
+        }
+        if let Some(resource) = resource(target, addresses, problems) {
+            resources.push(Arc::new(resource));
+        }
+    }
+    resources
+}
+
+fn resource(raw: &file::Target, addresses: Vec<AddressPattern>, problems: &mut Problems) -> Option<Resource> {
+    let name = value::name("a resource", &raw.name, problems);
+    let protocol = match raw.protocol.value.as_str() {
+        "postgres" => Some(Protocol::Postgres),
+        other => {
+            problems
+                .add(raw.protocol.line, format!("protocol `{other}` is not spoken here; known is postgres"));
+            None
+        }
+    };
+    let labels = raw.labels.iter().filter_map(|(key, text)| value::label(key, text, problems)).collect();
+    let tls = upstream_tls(&raw.tls, problems);
+    let credential = credential(&raw.credential, tls.as_ref(), problems);
+    let agent_scram = match raw.agent_auth.as_ref().map(|text| (text.value.as_str(), text.line)) {
+        None | Some(("none", _)) => Some(false),
+        Some(("scram", _)) => Some(true),
+        Some((other, line)) => {
+            problems.add(line, format!("`agent_auth` must be \"none\" or \"scram\", not `{other}`"));
+            None
+        }
+    };
+    Some(Resource {
+        name: name?,
+        protocol: protocol?,
+        addresses,
+        labels,
+        credential: credential?,
+        tls: tls?,
+        hold: raw.hold.unwrap_or(HOLD),
+        agent_scram: agent_scram?,
+        sync_reads: raw.sync_reads.as_ref().is_some_and(|flag| flag.value),
+    })
+}
+
+fn upstream_tls(raw: &file::Tls, problems: &mut Problems) -> Option<UpstreamTls> {
+    let mode = match raw.mode.as_ref().map(|text| (text.value.as_str(), text.line)) {
+        None | Some(("verify-full", _)) => Some(UpstreamTlsMode::VerifyFull),
+        Some(("verify-ca", _)) => Some(UpstreamTlsMode::VerifyCa),
+        Some(("require", _)) => Some(UpstreamTlsMode::Require),
+        Some(("disable", _)) => Some(UpstreamTlsMode::Disable),
+        Some((other, line)) => {
+            let message = format!("`mode` must be disable, require, verify-ca or verify-full, not `{other}`");
+            problems.add(line, message);
+            None
+        }
+    };
+    // A CA that nobody checks against is a belief that is wrong.
+    if let (Some(UpstreamTlsMode::Disable | UpstreamTlsMode::Require), Some(ca_file)) = (mode, &raw.ca_file) {
+        problems
+            .add(ca_file.line, "`ca_file` has no effect with this `mode`; write verify-ca or verify-full");
+    }
+    if let Some(name) = &raw.server_name
+        && (name.value.contains(['/', ':', '*']) || name.value.contains(char::is_whitespace))
+    {
+        problems.add(name.line, format!("`server_name` must be a host name, not `{}`", name.value));
+    }
+    let ca_file = optional_path("ca_file", raw.ca_file.as_ref(), problems);
+    Some(UpstreamTls {
+        mode: mode?,
+        ca_file: ca_file?,
+        server_name: raw.server_name.as_ref().map(|text| text.value.clone()),
+    })
+}
+
+fn credential(
+    raw: &file::Credential,
+    tls: Option<&UpstreamTls>,
+    problems: &mut Problems,
+) -> Option<Credential> {
+    let password_file = optional_path("password_file", raw.password_file.as_ref(), problems);
+    let certificate = optional_path("client_cert_file", raw.client_cert_file.as_ref(), problems);
+    let key = optional_path("client_key_file", raw.client_key_file.as_ref(), problems);
+    if raw.client_cert_file.is_some() != raw.client_key_file.is_some() {
+        problems.add(raw.line, "`client_cert_file` and `client_key_file` are needed together");
+    }
+    if raw.client_cert_file.is_some() && tls.is_some_and(|tls| tls.mode == UpstreamTlsMode::Disable) {
+        problems.add(raw.line, "a client certificate needs TLS, but `mode` is disable");
+    }
+    Some(Credential {
+        user: raw.user.value.clone(),
+        password_file: password_file?,
+        client_certificate: certificate?.zip(key?),
+    })
+}
+
+/// Whether some destination belongs to both.
+fn overlap(left: &AddressPattern, right: &AddressPattern) -> bool {
+    let within = |outer: &AddressPattern, inner: &AddressPattern| match (outer, inner) {
+        (
+            AddressPattern::Network { bits: outer_bits, .. },
+            AddressPattern::Network { address, bits, port },
+        ) => outer_bits <= bits && outer.contains((*address, *port).into()),
+        _ => false,
+    };
+    left == right || within(left, right) || within(right, left)
+}
+
+fn approvers(raw: &[file::Approver], problems: &mut Problems) -> Vec<approval::Approver> {
+    let (mut names, mut uids) = (Once::new(), Once::new());
+    let mut approvers = Vec::new();
+    for approver in raw {
+        let name = value::name("an approver", &approver.name, problems);
+        let what = format!("approver name `{}`", approver.name.value);
+        names.claim(&approver.name.value, approver.name.line, &what, problems);
+        let uid = value::user(&approver.user, problems);
+        if let Some(uid) = uid {
+            // Otherwise one person could make a quorum of two.
+            uids.claim(uid, approver.user.line, &format!("account `{}`", approver.user.value), problems);
+        }
+        let groups: BTreeSet<String> = approver.groups.iter().map(|group| group.value.clone()).collect();
+        if let (Some(name), Some(uid)) = (name, uid) {
+            approvers.push(approval::Approver { name, uid, groups });
+        }
+    }
+    approvers
+}

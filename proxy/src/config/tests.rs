@@ -1,0 +1,204 @@
+//! The rules of the room.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::identity::AgentMatch;
+use crate::model::UpstreamTlsMode;
+
+const FULL: &str = r#"
+state_dir   = "/var/lib/chaperone"
+runtime_dir = "/run/chaperone"
+policy_dir  = "/etc/chaperone/policies"
+default     = "deny"
+
+[[agent]]
+name  = "reporter"
+match = { unit = "reporter.service" }
+identity = { issuer = "https://idp.example", audience = "chaperone", token_file = "/run/tokens/reporter.jwt", groups_claim = "roles", lifetime_max = "1h", subject = "s", ca_file = "/etc/idp.pem" }
+
+[[agent]]
+name = "loose"
+
+[[resource]]
+name      = "orders-db"
+protocol  = "postgres"
+addresses = ["db.internal:5432", "10.20.0.0/16:5432"]
+labels    = { env = "prod" }
+credential = { user = "svc_reporter", password_file = "/run/credentials/orders-db" }
+tls        = { mode = "verify-full", ca_file = "/etc/ssl/certs/ca-certificates.crt", server_name = "db.internal" }
+hold = "5s"
+agent_auth = "scram"
+sync_reads = true
+
+[[approver]]
+name = "alice"
+user = 4242
+groups = ["dba"]
+
+[intercept]
+parent = "agents.slice"
+port = 15999
+pin_dir = "/sys/fs/bpf/chaperone"
+
+[audit]
+sync_every = "10ms"
+checkpoint_every = "2s"
+
+[sql]
+workers = 3
+
+[metrics]
+listen = "127.0.0.1:9187"
+"#;
+
+const RESOURCE: &str =
+    "[[resource]]\nname=\"db\"\nprotocol=\"postgres\"\naddresses=[\"h:1\"]\ncredential={user=\"u\"}\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("chaperone.toml"))
+}
+
+fn problems(text: &str) -> Vec<Problem> {
+    match parse(text) {
+        Err(ConfigError::Invalid { problems, .. }) => problems,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn lines(text: &str) -> Vec<usize> {
+    problems(text).iter().map(|problem| problem.line).collect()
+}
+
+#[test]
+fn a_full_file_reaches_every_room() {
+    let config = parse(FULL).unwrap();
+    let [reporter, loose] = config.identity.agents.as_slice() else { panic!("two agents") };
+    assert_eq!(reporter.matches, Some(AgentMatch::Unit("reporter.service".into())));
+    let source = reporter.source.as_ref().unwrap();
+    assert_eq!((source.groups_claim.as_str(), source.lifetime_max), ("roles", Duration::from_hours(1)));
+    assert_eq!((&loose.matches, &loose.source), (&None, &None));
+    let resource = &config.resources[0];
+    assert_eq!(resource.addresses.len(), 2);
+    assert_eq!(resource.tls.server_name.as_deref(), Some("db.internal"));
+    assert!(resource.agent_scram && resource.sync_reads);
+    assert_eq!(resource.hold, Duration::from_secs(5));
+    assert_eq!(config.approval.approvers[0].uid, 4242);
+    assert_eq!(config.intercept.port, 15999);
+    assert_eq!(config.audit.sync_every, Duration::from_millis(10));
+    assert_eq!(config.audit.dir, Path::new("/var/lib/chaperone/audit"));
+    assert_eq!(config.sql.workers, 3);
+    assert!(matches!(config.metrics, Some(MetricsAddress::Loopback(_))));
+}
+
+#[test]
+fn an_empty_file_denies_everything_with_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.default, DefaultVerdict::Deny);
+    assert!(config.resources.is_empty() && config.identity.agents.is_empty());
+    assert_eq!(config.metrics, None);
+    let config = parse(RESOURCE).unwrap();
+    assert_eq!(config.resources[0].tls.mode, UpstreamTlsMode::VerifyFull);
+    assert_eq!(config.resources[0].hold, Duration::from_secs(50));
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_line() {
+    let text = r#"state_dir = "lib"
+policy_dirs = "/etc"
+default = "observe"
+[[agent]]
+name = "Reporter"
+match = { unit = "a.service", cgroup = "b" }
+identity = { issuer = "http://idp", audience = "a", token_file = "t", colour = 1 }
+[[resource]]
+protocol = "mysql"
+addresses = ["nowhere"]
+credential = { password_file = "/p" }
+tls = { mode = "maybe" }
+extra = 1
+[[approver]]
+name = "ghost"
+user = "no-such-user-here"
+[intercept]
+port = 40000
+[metrics]
+listen = "0.0.0.0:1"
+"#;
+    let found = problems(text);
+    let lines: Vec<usize> = found.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [1, 2, 3, 5, 6, 7, 7, 7, 8, 11, 13, 16, 18, 20], "{found:#?}");
+    let error = parse(text).unwrap_err().to_string();
+    assert!(error.starts_with("14 problems in chaperone.toml:\n  line 1: "), "{error}");
+}
+
+#[test]
+fn a_syntax_error_has_a_line_and_hides_nothing_before_it() {
+    let found = problems("wrong = 1\n[[agent]\nname = \"a\"\n");
+    assert!(found.iter().any(|problem| problem.line == 1 && problem.message.contains("wrong")), "{found:?}");
+    assert!(found.iter().any(|problem| problem.line == 2), "{found:?}");
+}
+
+#[test]
+fn things_that_could_be_taken_for_each_other_are_refused() {
+    let agents = "[[agent]]\nname=\"a\"\nmatch={unit=\"x.service\"}\n[[agent]]\nname=\"a\"\nmatch={unit=\"x.service\"}\n";
+    assert_eq!(lines(agents), [5, 6]);
+    assert_eq!(lines(&format!("{RESOURCE}{RESOURCE}")), [7, 9]);
+    let approvers = "[[approver]]\nname=\"a\"\nuser=7\n[[approver]]\nname=\"b\"\nuser=\"7\"\n";
+    assert_eq!(lines(approvers), [6]);
+    let token = |name: &str| {
+        format!(
+            "[[agent]]\nname=\"{name}\"\nidentity={{issuer=\"https://i\",audience=\"a\",token_file=\"/t\"}}\n"
+        )
+    };
+    assert_eq!(lines(&format!("{}{}", token("a"), token("b"))), [6]);
+}
+
+#[test]
+fn overlapping_networks_of_two_resources_are_refused() {
+    let resource = |name: &str, address: &str| {
+        RESOURCE.replace("\"db\"", &format!("\"{name}\"")).replace("h:1", address)
+    };
+    let pair = |a: &str, b: &str| format!("{}{}", resource("a", a), resource("b", b));
+    assert_eq!(lines(&pair("10.0.0.0/8:1", "10.1.2.3:1")), [9]);
+    assert_eq!(lines(&pair("10.1.2.3:1", "10.0.0.0/8:1")), [9]);
+    assert!(parse(&pair("10.0.0.0/8:1", "10.1.2.3:2")).is_ok());
+    assert!(parse(&pair("10.0.0.0/8:1", "11.1.2.3:1")).is_ok());
+}
+
+#[test]
+fn tls_and_credentials_must_fit_together() {
+    let with = |tls: &str, credential: &str| {
+        format!("{RESOURCE}tls={{{tls}}}\n").replace("{user=\"u\"}", &format!("{{user=\"u\"{credential}}}"))
+    };
+    assert_eq!(lines(&with("mode=\"require\",ca_file=\"/c\"", "")), [6]);
+    assert_eq!(lines(&with("mode=\"verify-ca\"", ",client_cert_file=\"/c\"")), [5]);
+    assert_eq!(lines(&with("mode=\"disable\"", ",client_cert_file=\"/c\",client_key_file=\"/k\"")), [5]);
+    assert_eq!(lines(&with("mode=\"verify-full\"", ",password_file=\"relative\"")), [5]);
+    assert!(parse(&with("mode=\"verify-full\"", ",client_cert_file=\"/c\",client_key_file=\"/k\"")).is_ok());
+}
+
+#[test]
+fn values_out_of_range_or_of_the_wrong_type_are_refused() {
+    for wrong in [
+        "[audit]\nsync_every=\"5\"\n",
+        "[audit]\nsync_every=\"2s\"\n",
+        "[sql]\nworkers=0\n",
+        "[intercept]\nport=80\n",
+        "[intercept]\nport=\"15432\"\n",
+        "[intercept]\nparent=\"/agents\"\n",
+        "[intercept]\nparent=\"a/../b\"\n",
+        "[metrics]\nlisten=\"unix:relative\"\n",
+        "agent=\"\"\nname=1\n",
+    ] {
+        assert_eq!(lines(wrong).last(), Some(&2), "{wrong}");
+    }
+    assert_eq!(lines("[[agent]]\nname=\"a b\"\n"), [2]);
+    assert_eq!(lines(&format!("{RESOURCE}labels={{\"a=b\"=\"c\"}}\n")), [6]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    assert!(matches!(Config::load(Path::new("/nonexistent.toml")), Err(ConfigError::Read { .. })));
+}
