@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::chain::{Chain, Head, sha256};
 use super::checkpoint::{CHECKPOINT_FILE, Checkpoint, Notes};
 use super::key::Signer;
-use super::storage::{Medium, Storage, write_whole};
+use super::storage::{Medium, Storage, cut_behind, write_whole};
 use crate::clock::Clock;
 
 /// The end of the checkpoint file.
@@ -62,7 +62,7 @@ impl Notary {
         let note = Checkpoint { chain, time: self.clock.now(), prior: self.last }.sign(&self.signer);
         let written = write_whole(self.medium.as_ref(), note.as_bytes(), self.length);
         if let Err(error) = written.and_then(|()| self.medium.sync()) {
-            if let Err(error) = self.medium.truncate(self.length) {
+            if let Err(error) = cut_behind(self.medium.as_ref(), self.length) {
                 tracing::debug!(%error, "the failed checkpoint could not be cut; it is cut at the next try");
             }
             return Err(error);

@@ -54,6 +54,12 @@ pub(super) fn open(dir: &Path, storage: &Arc<dyn Storage>, clock: &Clock) -> Res
     }
     let (mark, cut) = check(&found, &notes, signer.public().name())?;
 
+    // The signature comes first: records without any checkpoint would look like a log that lost them.
+    let notary = Notary::open(Arc::clone(storage), dir, signer, clock.clone(), &notes);
+    let mut notary = notary.map_err(file("open the checkpoints in", dir))?;
+    if notary.signed().is_none() {
+        notary.sign(mark.chain).map_err(file("sign in", dir))?;
+    }
     let path = Segment::path_of(dir, mark.segment);
     let medium = storage.open(&path).map_err(file("open", &path))?;
     let settled =
@@ -66,12 +72,6 @@ pub(super) fn open(dir: &Path, storage: &Arc<dyn Storage>, clock: &Clock) -> Res
     if notes.torn && !notes.list.is_empty() {
         gaps.push("the last checkpoint was cut short by a crash and was removed".to_owned());
     }
-    let notary = Notary::open(Arc::clone(storage), dir, signer, clock.clone(), &notes);
-    let mut notary = notary.map_err(file("open the checkpoints in", dir))?;
-    if notary.signed().is_none() {
-        notary.sign(mark.chain).map_err(file("sign in", dir))?;
-    }
-    storage.sync_dir(dir).map_err(file("sync", dir))?;
     Ok(Opened { lock, medium, mark, notary, gaps })
 }
 

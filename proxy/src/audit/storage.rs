@@ -74,6 +74,11 @@ impl Medium for DiskFile {
     }
 }
 
+/// Cuts what stands behind `length`. Never lengthens: a file that is too short must stay so to be noticed.
+pub(super) fn cut_behind(medium: &dyn Medium, length: u64) -> io::Result<()> {
+    if medium.length()? > length { medium.truncate(length) } else { Ok(()) }
+}
+
 /// Writes all of `bytes` at `offset` with as few writes as the system allows, one as a rule. A write that takes only
 /// part is an error: on a regular file it means that the disk is full.
 pub(super) fn write_whole(medium: &dyn Medium, bytes: &[u8], offset: u64) -> io::Result<()> {

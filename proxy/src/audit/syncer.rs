@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use super::chain::Chain;
+use super::chain::{Chain, Head, SEAL_BYTES};
 use super::notary::Notary;
 use super::segments::Segment;
 use super::storage::{Medium, write_whole};
@@ -198,6 +198,13 @@ impl Syncer {
         }
         medium.truncate(written.length)?;
         let unsure = written.length.saturating_sub(synced.length);
+        if let Some(seal_at) = synced.length.checked_sub(SEAL_BYTES as u64) {
+            let mut seal = [0; SEAL_BYTES];
+            medium.read_at(&mut seal, seal_at)?;
+            if Head::claimed(&seal) != Some(synced.chain.head()) {
+                return Err(io::Error::other("records were changed"));
+            }
+        }
         let mut bytes = vec![0; usize::try_from(unsure).map_err(io::Error::other)?];
         medium.read_at(&mut bytes, synced.length)?;
         let mut chain = synced.chain;

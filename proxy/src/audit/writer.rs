@@ -16,7 +16,7 @@ use super::chain::Chain;
 use super::error::AuditError;
 use super::event::Event;
 use super::segments::Segment;
-use super::storage::{Medium, Storage, write_whole};
+use super::storage::{Medium, Storage, cut_behind, write_whole};
 use crate::clock::Clock;
 
 /// The line buffer is kept between records up to this size; one huge record must not pin its memory.
@@ -148,7 +148,7 @@ impl Writer {
     /// Refuses everything from now on. Nothing that a failed write left behind stays, if the disk lets us cut it;
     /// if not, [`Writer::resume`] comes after a cut that worked.
     pub(super) fn fail(&mut self, cause: &str, from: u64) {
-        if let Err(error) = self.medium.truncate(self.written.length) {
+        if let Err(error) = cut_behind(self.medium.as_ref(), self.written.length) {
             tracing::debug!(%error, "the failed record could not be cut; it is cut before the log is used again");
         }
         match &mut self.condition {
