@@ -8,18 +8,31 @@
 //! record. Known limit: whoever holds the key, or removes records *and* every checkpoint after them, is found only
 //! by comparing with a checkpoint kept elsewhere (`verify_with`).
 
+mod chain;
+mod checkpoint;
 mod error;
 mod event;
+mod key;
 mod log;
+mod notary;
+mod opening;
+mod search;
+mod segments;
+mod storage;
+mod syncer;
 mod verify;
+mod writer;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use chain::Problem;
+pub use checkpoint::Flaw;
 pub use error::AuditError;
 pub use event::{Event, MaskedColumn, Record, SCHEMA, TicketFacts};
 pub use log::{Appender, Log, Receipt};
-pub use verify::VerifyError;
+pub use search::{Filter, Found, Searched, search};
+pub use verify::{Report, Trust, VerifyError, verify, verify_with};
 
 /// Where and how the record is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,3 +44,6 @@ pub struct Settings {
     /// Longest time between signed checkpoints while records arrive.
     pub checkpoint_every: Duration,
 }
+
+#[cfg(test)]
+mod tests;
