@@ -1,6 +1,36 @@
-//! Room under construction: kernel programs.
+//! Interception: the kernel programs, the listener they feed, and the agents' cgroups.
+//!
+//! Every connection of a process below the agents' parent cgroup arrives at [`Listener`] with its [`Origin`];
+//! everything else such a process tries to put on the wire is dropped by the kernel. The programs stay when the
+//! daemon dies: without a listener agents get "connection refused", never a way around.
+//! Refuses: a connection without a stamp (reset), a proxy port the kernel could hand to somebody else, a pin
+//! directory that is not on bpffs. Loop exclusion is by cgroup: the daemon must live outside the agents' parent.
+//! Known limits: the host's network namespace only; datagrams are denied, DNS included; a process that others
+//! moved into the tree keeps the sockets it had (start agents with `chaperone run`); unix sockets are not seen.
+//! This is the only room with unsafe code, all of it in `sys`.
+
+mod cgroup;
+mod destination;
+mod error;
+mod events;
+mod guard;
+mod listener;
+mod maps;
+mod pins;
+mod programs;
+mod sys;
 
 use std::path::PathBuf;
+
+pub use cgroup::{Cgroup, Tree};
+pub use destination::Origin;
+pub use error::InterceptError;
+pub use events::{Counters, DenyEvent, Events};
+pub use guard::{Guard, effective, uninstall};
+pub use listener::{Connection, Listener};
+pub use programs::ProgramStatus;
+pub use proxy_common::event::Reason;
+pub use sys::close_descriptors_on_exec;
 
 /// What is captured and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,13 @@
+//! Sizes of the kernel's maps, each with its reason.
+
+/// Network namespaces with a proxy: one for the host and one per container; no host runs more.
+pub const SCOPES_MAX: usize = 4096;
+
+/// Connections between `connect()` and their arrival at the proxy. An entry lives for one loopback handshake;
+/// 65536 is more than the ports one address pair has. A plain hash: when it is full a new connection has no
+/// identity and is refused, where an LRU would let a flood evict other agents' identities.
+pub const FLOWS_MAX: usize = 65_536;
+
+/// Bytes of the ring of deny events: 256 KiB holds over 3000, minutes of a busy misbehaving agent. A power of
+/// two and a multiple of the page size, as the kernel demands. A full ring loses the event, never the denial.
+pub const EVENTS_BYTES: usize = 262_144;

@@ -1,0 +1,194 @@
+//! Refusals: what an agent's socket may be, may be set to, and may put on the wire.
+//!
+//! The packet guard is the boundary: whatever the other programs overlook (routing headers, socket options in
+//! control messages, sockets made elsewhere), a packet passes only if its socket carries a stamp, it stays on
+//! loopback, and it is plain TCP to the stamped proxy port on 127.0.0.1 or ::1.
+//! INVARIANT: unknown means denied. Known limits: IPv4 options are refused altogether, so labelled networking
+//! (CIPSO) on loopback does not work; servers inside an agent get no packet out, so nobody can talk to them.
+
+use proxy_common::event::{DenyEvent, Reason};
+use proxy_common::flow::mapped;
+
+use crate::context::{Address, Caller, Packet, SockOption, Socket, boot_ns};
+use crate::maps;
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+const IPPROTO_MPTCP: u32 = 262;
+const LOOPBACK_DEVICE: u32 = 1;
+/// The kernel hands a program at most a page of an option's value.
+const OPTION_BYTES_MAX: i32 = 4096;
+/// IPv4 header without options, then the ports.
+const HEAD4: usize = 24;
+/// IPv6 header, then the ports.
+const HEAD6: usize = 44;
+
+/// Stream sockets of TCP and MPTCP, datagram sockets of UDP (whose use is denied later); nothing else.
+#[inline(always)]
+pub fn socket_kind(ctx: &Socket) -> i32 {
+    match (ctx.kind(), ctx.protocol()) {
+        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) | (SOCK_DGRAM, IPPROTO_UDP) => ALLOW,
+        _ => deny_socket(ctx, Reason::SocketKind, 0),
+    }
+}
+
+/// The proxy's port belongs to the proxy, above all while it is down.
+#[inline(always)]
+pub fn bound_port(ctx: &Socket) -> i32 {
+    let port = ctx.port();
+    match maps::proxy_port(ctx.netns_cookie()) {
+        Some(taken) if u32::from(taken) == port => deny_socket(ctx, Reason::ProxyPort, port),
+        // Without a proxy in this namespace there is no port to protect, and no packet gets out.
+        Some(_) | None => ALLOW,
+    }
+}
+
+#[inline(always)]
+fn deny_socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
+    let caller = Caller::now();
+    maps::report(&DenyEvent {
+        at_ns: boot_ns(),
+        cgroup_id: caller.cgroup_id,
+        address: [0; 4],
+        pid: caller.pid,
+        uid: caller.uid,
+        reason: reason as u32,
+        protocol: ctx.protocol(),
+        port,
+        family: ctx.family(),
+    });
+    DENY
+}
+
+#[inline(always)]
+pub fn datagram4(ctx: &Address) -> i32 {
+    deny_datagram(ctx, mapped(ctx.ip4()))
+}
+
+#[inline(always)]
+pub fn datagram6(ctx: &Address) -> i32 {
+    deny_datagram(ctx, ctx.ip6())
+}
+
+#[inline(always)]
+fn deny_datagram(ctx: &Address, address: [u32; 4]) -> i32 {
+    let caller = Caller::now();
+    maps::report(&DenyEvent {
+        at_ns: boot_ns(),
+        cgroup_id: caller.cgroup_id,
+        address,
+        pid: caller.pid,
+        uid: caller.uid,
+        reason: Reason::Datagram as u32,
+        protocol: ctx.protocol(),
+        port: u32::from(ctx.port()),
+        family: ctx.family(),
+    });
+    DENY
+}
+
+#[inline(always)]
+pub fn option(ctx: &SockOption) -> i32 {
+    let (level, name) = (ctx.level(), ctx.name());
+    if steers(level, name) {
+        let caller = Caller::without_pid();
+        maps::report(&DenyEvent {
+            at_ns: boot_ns(),
+            cgroup_id: caller.cgroup_id,
+            address: [0; 4],
+            pid: caller.pid,
+            uid: caller.uid,
+            reason: Reason::SocketOption as u32,
+            protocol: level as u32,
+            port: name as u32,
+            family: 0,
+        });
+        return DENY;
+    }
+    // A longer value would fail with EFAULT unless the kernel is told to take the caller's bytes.
+    if ctx.length() > OPTION_BYTES_MAX {
+        ctx.keep_original();
+    }
+    ALLOW
+}
+
+/// Options that choose a route, a device, a mark, a foreign source or another transport.
+#[inline(always)]
+fn steers(level: i32, name: i32) -> bool {
+    match level {
+        // SOL_IP: HDRINCL, OPTIONS, IPSEC_POLICY, XFRM_POLICY, TRANSPARENT.
+        0 => matches!(name, 3 | 4 | 16 | 17 | 19),
+        // SOL_SOCKET: BINDTODEVICE, MARK, BINDTOIFINDEX.
+        1 => matches!(name, 25 | 36 | 62),
+        // SOL_TCP: REPAIR, REPAIR_QUEUE, REPAIR_OPTIONS, REPAIR_WINDOW, ULP.
+        6 => matches!(name, 19 | 20 | 22 | 29 | 31),
+        // SOL_IPV6: 2292 set, FLOWLABEL_MGR (may carry a routing header), IPSEC_POLICY, XFRM_POLICY, HDRINCL,
+        // PKTINFO, HOPOPTS, RTHDRDSTOPTS, RTHDR, DSTOPTS, TRANSPARENT.
+        41 => matches!(name, 2..=6 | 32 | 34 | 35 | 36 | 50 | 54 | 55 | 57 | 59 | 75),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+pub fn packet(ctx: &Packet) -> i32 {
+    let Some(stamp) = maps::stamp_of(ctx.socket()) else {
+        return deny_packet(ctx, Reason::PacketUnstamped);
+    };
+    if ctx.device() != LOOPBACK_DEVICE {
+        return deny_packet(ctx, Reason::PacketDevice);
+    }
+    if goes_to_proxy(ctx, stamp.proxy_port) { ALLOW } else { deny_packet(ctx, Reason::PacketShape) }
+}
+
+/// Plain TCP to the proxy. The version is read from the packet: the socket's family may say otherwise.
+#[inline(always)]
+fn goes_to_proxy(ctx: &Packet, proxy_port: u16) -> bool {
+    let Some(first) = ctx.bytes::<1>() else { return false };
+    match first[0] >> 4 {
+        // Exactly five words of header: options could route the packet on.
+        4 => match ctx.bytes::<HEAD4>() {
+            Some(head) => {
+                head[0] == 0x45
+                    && u32::from(head[9]) == IPPROTO_TCP
+                    && head[16] == 127
+                    && head[17] == 0
+                    && head[18] == 0
+                    && head[19] == 1
+                    && u16::from_be_bytes([head[22], head[23]]) == proxy_port
+            }
+            None => false,
+        },
+        // TCP right after the fixed header: no extension header of any kind.
+        6 => match ctx.bytes::<HEAD6>() {
+            Some(head) => {
+                u32::from(head[6]) == IPPROTO_TCP
+                    && head[24..39].iter().all(|byte| *byte == 0)
+                    && head[39] == 1
+                    && u16::from_be_bytes([head[42], head[43]]) == proxy_port
+            }
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn deny_packet(ctx: &Packet, reason: Reason) -> i32 {
+    maps::report(&DenyEvent {
+        at_ns: boot_ns(),
+        cgroup_id: ctx.cgroup_id(),
+        address: [0; 4],
+        // A packet may leave in any process's time: whoever runs now proves nothing.
+        pid: 0,
+        uid: u32::MAX,
+        reason: reason as u32,
+        protocol: 0,
+        port: 0,
+        family: 0,
+    });
+    DENY
+}

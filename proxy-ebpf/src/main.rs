@@ -1,0 +1,99 @@
+//! Entry points of the kernel programs: each unpacks its context, calls one function, returns its verdict.
+//!
+//! Attached to the agents' parent cgroup: everything but `accepted`, which belongs on the daemon's own cgroup.
+//! Minimum kernel 5.15. Every path that is not an explicit allow ends in a denial.
+//! Not here: `recvmsg` hooks, because no datagram ever leaves, so there is no reply whose sender to restore.
+//!
+//! Verdicts: 1 allows, 0 denies with EPERM (packets: drops). `getpeername` and `sock_ops` must return 1.
+
+#![no_std]
+#![no_main]
+
+mod context;
+mod guard;
+mod maps;
+mod redirect;
+
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};
+
+use crate::context::{Address, Operation, Packet, SockOption, Socket};
+
+#[cgroup_sock(sock_create)]
+pub fn agent_create(ctx: SockContext) -> i32 {
+    guard::socket_kind(&Socket(ctx.sock))
+}
+
+#[cgroup_sock(post_bind4)]
+pub fn agent_bind4(ctx: SockContext) -> i32 {
+    guard::bound_port(&Socket(ctx.sock))
+}
+
+#[cgroup_sock(post_bind6)]
+pub fn agent_bind6(ctx: SockContext) -> i32 {
+    guard::bound_port(&Socket(ctx.sock))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn agent_connect4(ctx: SockAddrContext) -> i32 {
+    redirect::connect4(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn agent_connect6(ctx: SockAddrContext) -> i32 {
+    redirect::connect6(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn agent_sendmsg4(ctx: SockAddrContext) -> i32 {
+    guard::datagram4(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn agent_sendmsg6(ctx: SockAddrContext) -> i32 {
+    guard::datagram6(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn agent_peer4(ctx: SockAddrContext) -> i32 {
+    redirect::peer4(&Address(ctx.sock_addr));
+    1
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn agent_peer6(ctx: SockAddrContext) -> i32 {
+    redirect::peer6(&Address(ctx.sock_addr));
+    1
+}
+
+#[sock_ops]
+pub fn agent_flow(ctx: SockOpsContext) -> u32 {
+    redirect::agent_flow(&Operation(ctx.ops));
+    1
+}
+
+#[sock_ops]
+pub fn accepted(ctx: SockOpsContext) -> u32 {
+    redirect::accepted(&Operation(ctx.ops));
+    1
+}
+
+#[cgroup_skb(egress)]
+pub fn agent_egress(ctx: SkBuffContext) -> i32 {
+    guard::packet(&Packet(ctx.skb.skb))
+}
+
+#[cgroup_sockopt(setsockopt)]
+pub fn agent_option(ctx: SockoptContext) -> i32 {
+    guard::option(&SockOption(ctx.sockopt))
+}
+
+/// None of the helpers used here is reserved for GPL programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

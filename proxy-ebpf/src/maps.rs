@@ -1,0 +1,127 @@
+//! The kernel's tables and the only functions that touch them.
+//!
+//! Each table is pinned by the daemon under a path that carries the layout's version, and outlives it.
+//! INVARIANT: no verdict depends on `EVENTS` or `COUNTERS`; a failed write there changes nothing else.
+
+use core::ptr::{from_ref, null_mut};
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::macros::btf_map;
+use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
+use proxy_common::flow::{FlowKey, Stamp};
+use proxy_common::limits::{EVENTS_BYTES, FLOWS_MAX, SCOPES_MAX};
+use proxy_common::scope::Scope;
+
+#[btf_map]
+static SOCKETS: SkStorage<Stamp> = SkStorage::new();
+
+#[btf_map]
+static FLOWS: HashMap<FlowKey, Stamp, FLOWS_MAX> = HashMap::new();
+
+#[btf_map]
+static SCOPES: HashMap<u64, Scope, SCOPES_MAX> = HashMap::new();
+
+#[btf_map]
+static EVENTS: RingBuf<DenyEvent, EVENTS_BYTES> = RingBuf::new();
+
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
+
+/// Port of the proxy in a namespace.
+#[inline(always)]
+pub fn proxy_port(netns_cookie: u64) -> Option<u16> {
+    // SAFETY: the value is a plain integer; a torn read is impossible.
+    let scope = unsafe { SCOPES.get(&netns_cookie) }?;
+    let port = scope.proxy_port;
+    (port != 0).then_some(port)
+}
+
+/// The stamp of a socket. The pointer must be null or a full socket.
+#[inline(always)]
+pub fn stamp_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: the helper checks the socket; storage lives as long as the program runs.
+    unsafe { bpf_sk_storage_get(sockets(), socket.cast(), null_mut(), 0).cast::<Stamp>().as_ref() }
+}
+
+/// Writes a stamp, over an older one if need be. False when the kernel gives no room.
+#[inline(always)]
+pub fn put_stamp(socket: *mut bpf_sock, stamp: &Stamp) -> bool {
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the helper checks the socket and copies the initial value.
+    let slot = unsafe {
+        bpf_sk_storage_get(
+            sockets(),
+            socket.cast(),
+            from_ref(stamp).cast_mut().cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    }
+    .cast::<Stamp>();
+    // SAFETY: null or a live value of this very type.
+    match unsafe { slot.as_mut() } {
+        Some(slot) => {
+            *slot = *stamp;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Notes a flow on its way to the proxy.
+#[inline(always)]
+pub fn put_flow(key: &FlowKey, stamp: &Stamp) -> bool {
+    FLOWS.insert(key, stamp, 0).is_ok()
+}
+
+/// Takes a flow's stamp out.
+#[inline(always)]
+pub fn take_flow(key: &FlowKey) -> Option<Stamp> {
+    // SAFETY: the writer finished before the handshake that brought us here.
+    let stamp = *unsafe { FLOWS.get(key) }?;
+    drop_flow(key);
+    Some(stamp)
+}
+
+/// The socket a flow's entry belongs to.
+#[inline(always)]
+pub fn flow_owner(key: &FlowKey) -> Option<u64> {
+    // SAFETY: an aligned 64-bit read cannot tear.
+    unsafe { FLOWS.get(key) }.map(|stamp| stamp.socket_cookie)
+}
+
+/// Forgets a flow; one that is gone already is fine.
+#[inline(always)]
+pub fn drop_flow(key: &FlowKey) {
+    if FLOWS.remove(key).is_err() {}
+}
+
+/// Counts.
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: per-CPU slot, programs do not migrate while they run.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+/// Counts and reports one denial.
+#[inline(always)]
+pub fn report(event: &DenyEvent) {
+    count(event.reason);
+    if EVENTS.output(event, 0).is_err() {
+        count(Counter::EventLost as u32);
+    }
+}
+
+/// The socket storage as helpers want it; aya's own accessor serves `connect` contexts only.
+#[inline(always)]
+fn sockets() -> *mut core::ffi::c_void {
+    (&raw const SOCKETS).cast_mut().cast()
+}

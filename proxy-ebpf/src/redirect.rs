@@ -1,0 +1,196 @@
+//! Redirection: stamp the agent's socket, send it to the proxy, carry the stamp to the proxy's socket.
+//!
+//! Path of one connection: `connect` stamps and rewrites; `agent_flow` files the stamp under the flow's
+//! addresses once the source port is known; `accepted` moves it to the proxy's new socket and deletes the entry.
+//! INVARIANT: a connection is rewritten only after its stamp is stored; whatever fails denies the connection.
+//! Loopback destinations are captured like all others, the proxy's own port included: the daemon refuses that one.
+
+use proxy_common::event::{Counter, DenyEvent, Reason};
+use proxy_common::flow::{FlowKey, LOOPBACK4, LOOPBACK6, Stamp, is_mapped, mapped};
+
+use crate::context::{Address, Caller, Operation, bound_device, boot_ns};
+use crate::maps;
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const AF_INET: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+const TCP_CLOSE: u32 = 7;
+const OP_CONNECT: u32 = 3;
+const OP_PASSIVE_ESTABLISHED: u32 = 5;
+const OP_STATE: u32 = 10;
+const WATCH_STATE: u32 = 1 << 2;
+
+#[inline(always)]
+pub fn connect4(ctx: &Address) -> i32 {
+    let address = mapped(ctx.ip4());
+    match admit(ctx, address) {
+        Ok(port) => {
+            ctx.set_ip4(LOOPBACK4);
+            ctx.set_port(port);
+            ALLOW
+        }
+        Err(reason) => deny(ctx, address, reason),
+    }
+}
+
+#[inline(always)]
+pub fn connect6(ctx: &Address) -> i32 {
+    let address = ctx.ip6();
+    match admit(ctx, address) {
+        Ok(port) => {
+            // A socket that speaks IPv4 in IPv6 form must stay with IPv4.
+            let proxy = if is_mapped(address) { mapped(LOOPBACK4) } else { LOOPBACK6 };
+            ctx.set_ip6(proxy);
+            ctx.set_port(port);
+            ALLOW
+        }
+        Err(reason) => deny(ctx, address, reason),
+    }
+}
+
+/// Stamps the socket; the port of the proxy it may go to.
+#[inline(always)]
+fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
+    if ctx.protocol() != IPPROTO_TCP {
+        return Err(Reason::ConnectProtocol);
+    }
+    let port = ctx.port();
+    if port == 0 {
+        return Err(Reason::PortZero);
+    }
+    let netns_cookie = ctx.netns_cookie();
+    let proxy_port = maps::proxy_port(netns_cookie).ok_or(Reason::NamespaceUnknown)?;
+    let socket = ctx.socket();
+    if socket.is_null() {
+        return Err(Reason::StampFailed);
+    }
+    // A socket bound to a device would put the rewritten address on that device's wire.
+    if bound_device(socket) != 0 {
+        return Err(Reason::DeviceBound);
+    }
+    let caller = Caller::now();
+    let stamp = Stamp {
+        address,
+        netns_cookie,
+        socket_cookie: ctx.socket_cookie(),
+        cgroup_id: caller.cgroup_id,
+        connected_ns: boot_ns(),
+        pid: caller.pid,
+        uid: caller.uid,
+        port,
+        proxy_port,
+        reserved: 0,
+    };
+    if !maps::put_stamp(socket, &stamp) {
+        return Err(Reason::StampFailed);
+    }
+    maps::count(Counter::Redirected as u32);
+    Ok(proxy_port)
+}
+
+#[inline(always)]
+fn deny(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
+    let caller = Caller::now();
+    maps::report(&DenyEvent {
+        at_ns: boot_ns(),
+        cgroup_id: caller.cgroup_id,
+        address,
+        pid: caller.pid,
+        uid: caller.uid,
+        reason: reason as u32,
+        protocol: ctx.protocol(),
+        port: u32::from(ctx.port()),
+        family: ctx.family(),
+    });
+    DENY
+}
+
+/// Shows the destination the agent asked for.
+#[inline(always)]
+pub fn peer4(ctx: &Address) {
+    if let Some(stamp) = maps::stamp_of(ctx.socket())
+        && ctx.port() == stamp.proxy_port
+        && is_mapped(stamp.address)
+    {
+        let [_, _, _, word] = stamp.address;
+        ctx.set_ip4(word);
+        ctx.set_port(stamp.port);
+    }
+}
+
+/// Shows the destination the agent asked for.
+#[inline(always)]
+pub fn peer6(ctx: &Address) {
+    if let Some(stamp) = maps::stamp_of(ctx.socket())
+        && ctx.port() == stamp.proxy_port
+    {
+        ctx.set_ip6(stamp.address);
+        ctx.set_port(stamp.port);
+    }
+}
+
+/// The agent's side of a flow: file the stamp when the connection starts, clean up when it ends early.
+#[inline(always)]
+pub fn agent_flow(ctx: &Operation) {
+    let code = ctx.code();
+    if code == OP_CONNECT {
+        let Some(stamp) = maps::stamp_of(ctx.socket()) else { return };
+        // An entry that nobody would clean up could be met by a later flow with the same key.
+        if !ctx.watch_state(WATCH_STATE) || !maps::put_flow(&agent_key(ctx), stamp) {
+            maps::count(Counter::FlowLost as u32);
+        }
+    } else if code == OP_STATE && ctx.state() == TCP_CLOSE {
+        let key = agent_key(ctx);
+        if maps::flow_owner(&key) == Some(ctx.socket_cookie()) {
+            maps::drop_flow(&key);
+        }
+    }
+}
+
+/// The proxy's side of a flow: the new socket takes the stamp over, once.
+#[inline(always)]
+pub fn accepted(ctx: &Operation) {
+    if ctx.code() != OP_PASSIVE_ESTABLISHED {
+        return;
+    }
+    let Some(stamp) = maps::take_flow(&proxy_key(ctx)) else { return };
+    let counter = if maps::put_stamp(ctx.socket(), &stamp) { Counter::Delivered } else { Counter::FlowLost };
+    maps::count(counter as u32);
+}
+
+#[inline(always)]
+fn agent_key(ctx: &Operation) -> FlowKey {
+    let (local, remote) = ends(ctx);
+    FlowKey {
+        netns_cookie: ctx.netns_cookie(),
+        source: local,
+        destination: remote,
+        source_port: ctx.local_port(),
+        destination_port: ctx.remote_port(),
+        reserved: 0,
+    }
+}
+
+#[inline(always)]
+fn proxy_key(ctx: &Operation) -> FlowKey {
+    let (local, remote) = ends(ctx);
+    FlowKey {
+        netns_cookie: ctx.netns_cookie(),
+        source: remote,
+        destination: local,
+        source_port: ctx.remote_port(),
+        destination_port: ctx.local_port(),
+        reserved: 0,
+    }
+}
+
+/// Local and remote address; IPv4 in its IPv6 form, so that both sides of a flow build the same key.
+#[inline(always)]
+fn ends(ctx: &Operation) -> ([u32; 4], [u32; 4]) {
+    if ctx.family() == AF_INET {
+        (mapped(ctx.local_ip4()), mapped(ctx.remote_ip4()))
+    } else {
+        (ctx.local_ip6(), ctx.remote_ip6())
+    }
+}

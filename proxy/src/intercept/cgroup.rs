@@ -1,0 +1,250 @@
+//! The cgroup2 tree: where agents and the daemon live, and how a process gets there.
+//!
+//! INVARIANT: names that become directory names are one plain component each; nothing here follows `..`.
+//! A cgroup's id is the inode number of its directory, the same number the kernel programs see.
+//! Known limit: the tree is found in this process's own mount and cgroup namespaces.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::error::InterceptError;
+
+/// Longest accepted name of an agent or of one of its runs: file systems stop at 255.
+const NAME_BYTES_MAX: usize = 64;
+
+/// The mounted cgroup2 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    mount: PathBuf,
+}
+
+/// One cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    path: PathBuf,
+    id: u64,
+}
+
+impl Tree {
+    /// Finds the mount; hybrid hosts have it elsewhere than at `/sys/fs/cgroup`.
+    ///
+    /// # Errors
+    /// When the host has none.
+    pub fn find() -> Result<Self, InterceptError> {
+        let table = fs::read_to_string("/proc/self/mountinfo").map_err(|source| InterceptError::Cgroup {
+            action: "find the mount of",
+            path: PathBuf::from("/proc/self/mountinfo"),
+            source,
+        })?;
+        mount_in(&table).map(|mount| Self { mount }).ok_or(InterceptError::NoCgroup2)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The cgroup at `below` the mount; it must exist.
+    ///
+    /// # Errors
+    /// When the path leaves the tree or there is no such cgroup.
+    pub fn open(&self, below: &Path) -> Result<Cgroup, InterceptError> {
+        Cgroup::at(self.place(below)?)
+    }
+
+    /// The cgroup at `below` the mount, made if need be.
+    ///
+    /// # Errors
+    /// When the path leaves the tree or the cgroup cannot be made.
+    pub fn create(&self, below: &Path) -> Result<Cgroup, InterceptError> {
+        let path = self.place(below)?;
+        fs::create_dir_all(&path).map_err(|source| InterceptError::Cgroup {
+            action: "create",
+            path: path.clone(),
+            source,
+        })?;
+        Cgroup::at(path)
+    }
+
+    /// Path below the mount of the cgroup this process is in.
+    ///
+    /// # Errors
+    /// When this process is in no cgroup2 cgroup.
+    pub fn own(&self) -> Result<PathBuf, InterceptError> {
+        let text = fs::read_to_string("/proc/self/cgroup").map_err(|source| InterceptError::Cgroup {
+            action: "read",
+            path: PathBuf::from("/proc/self/cgroup"),
+            source,
+        })?;
+        own_in(&text).ok_or(InterceptError::NoCgroup2)
+    }
+
+    fn place(&self, below: &Path) -> Result<PathBuf, InterceptError> {
+        let plain = below.components().all(|part| matches!(part, Component::Normal(_) | Component::RootDir));
+        if !plain {
+            return Err(InterceptError::CgroupName { name: below.display().to_string() });
+        }
+        Ok(self.mount.join(below.strip_prefix("/").unwrap_or(below)))
+    }
+}
+
+impl Cgroup {
+    fn at(path: PathBuf) -> Result<Self, InterceptError> {
+        let id = fs::metadata(&path)
+            .map_err(|source| InterceptError::Cgroup { action: "open", path: path.clone(), source })?
+            .ino();
+        Ok(Self { path, id })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A child for one run of an agent: `<agent>/<run>`.
+    ///
+    /// # Errors
+    /// When a name is not one plain component or the cgroup cannot be made.
+    pub fn child(&self, agent: &str, run: &str) -> Result<Self, InterceptError> {
+        for name in [agent, run] {
+            if !is_name(name) {
+                return Err(InterceptError::CgroupName { name: name.to_owned() });
+            }
+        }
+        let path = self.path.join(agent).join(run);
+        fs::create_dir_all(&path).map_err(|source| InterceptError::Cgroup {
+            action: "create",
+            path: path.clone(),
+            source,
+        })?;
+        Self::at(path)
+    }
+
+    /// Moves a process, with all its threads, into this cgroup.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn admit(&self, pid: u32) -> Result<(), InterceptError> {
+        OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))
+            .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+            .map_err(|source| InterceptError::Cgroup {
+                action: "move a process into",
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Removes the empty cgroups below this one and leaves those in use; returns how many are gone.
+    /// Sockets that outlive their cgroup stay guarded.
+    #[must_use]
+    pub fn sweep(&self) -> usize {
+        sweep_below(&self.path)
+    }
+
+    /// Removes this cgroup if it is empty.
+    ///
+    /// # Errors
+    /// When it is in use.
+    pub fn remove(&self) -> Result<(), InterceptError> {
+        match fs::remove_dir(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(InterceptError::Cgroup { action: "remove", path: self.path.clone(), source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn directory(&self) -> Result<File, InterceptError> {
+        File::open(&self.path).map_err(|source| InterceptError::Cgroup {
+            action: "open",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// The tree's depth is the kernel's own limit, so the recursion is bounded.
+fn sweep_below(path: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let mut gone = 0_usize;
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            gone = gone.saturating_add(sweep_below(&entry.path()));
+            // A cgroup in use refuses to go; that is the wanted test.
+            if fs::remove_dir(entry.path()).is_ok() {
+                gone = gone.saturating_add(1);
+            }
+        }
+    }
+    gone
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.starts_with('.') && name.bytes().all(plain)
+}
+
+/// Mount point of the whole cgroup2 hierarchy in the text of `/proc/self/mountinfo`.
+fn mount_in(table: &str) -> Option<PathBuf> {
+    table.lines().find_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(3);
+        let (root, mount) = (place.next()?, place.next()?);
+        let whole = root == "/" && kind.split(' ').next()? == "cgroup2";
+        // A blank in a path is written as `\040`.
+        whole.then(|| PathBuf::from(mount.replace("\\040", " ")))
+    })
+}
+
+fn own_in(text: &str) -> Option<PathBuf> {
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_on_hybrid_and_on_unified_hosts() {
+        let hybrid = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_in(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(mount_in(unified), Some(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(mount_in("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+    }
+
+    #[test]
+    fn a_mount_of_a_part_of_the_tree_is_not_taken_for_the_whole() {
+        assert_eq!(mount_in("30 23 0:26 /some/part /mnt rw - cgroup2 cgroup2 rw\n"), None);
+    }
+
+    #[test]
+    fn names_that_could_leave_the_tree_are_refused() {
+        let tree = Tree { mount: PathBuf::from("/nowhere") };
+        assert!(matches!(tree.place(Path::new("a/../..")), Err(InterceptError::CgroupName { .. })));
+        let group = Cgroup { path: PathBuf::from("/nowhere"), id: 1 };
+        for bad in ["", "..", ".hidden", "a/b", "a b", "x\0"] {
+            assert!(matches!(group.child(bad, "1"), Err(InterceptError::CgroupName { .. })), "{bad}");
+        }
+        assert!(is_name("reporter-1.2_x"));
+    }
+
+    #[test]
+    fn the_own_cgroup_is_read_from_the_unified_line() {
+        assert_eq!(own_in("9:name=systemd:/x\n0::/agents.slice/a\n"), Some(PathBuf::from("/agents.slice/a")));
+        assert_eq!(own_in("9:name=systemd:/x\n"), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! The daemon's handles on the kernel's tables, always opened from their pins.
+//!
+//! INVARIANT: the pins' directory carries the layout's version, so a table opened here has the layout of
+//! `proxy_common`; aya checks key and value sizes once more.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage};
+use proxy_common::flow::Stamp;
+use proxy_common::scope::Scope;
+
+use super::error::InterceptError;
+
+pub(super) const SOCKETS: &str = "SOCKETS";
+pub(super) const SCOPES: &str = "SCOPES";
+pub(super) const EVENTS: &str = "EVENTS";
+pub(super) const COUNTERS: &str = "COUNTERS";
+pub(super) const FLOWS: &str = "FLOWS";
+/// Every table of the object; each is pinned.
+pub(super) const ALL: [&str; 5] = [SOCKETS, FLOWS, SCOPES, EVENTS, COUNTERS];
+
+/// Opens the tables pinned in one directory.
+#[derive(Debug, Clone)]
+pub(super) struct Tables {
+    directory: PathBuf,
+}
+
+impl Tables {
+    pub(super) fn in_directory(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Where a table is pinned.
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(super) fn sockets(&self) -> Result<SkStorage<MapData, Stamp>, InterceptError> {
+        self.open(SOCKETS, SkStorage::try_from)
+    }
+
+    pub(super) fn scopes(&self) -> Result<HashMap<MapData, u64, Scope>, InterceptError> {
+        self.open(SCOPES, HashMap::try_from)
+    }
+
+    pub(super) fn events(&self) -> Result<RingBuf<MapData>, InterceptError> {
+        self.open(EVENTS, RingBuf::try_from)
+    }
+
+    pub(super) fn counters(&self) -> Result<PerCpuArray<MapData, u64>, InterceptError> {
+        self.open(COUNTERS, PerCpuArray::try_from)
+    }
+
+    fn open<T>(
+        &self,
+        name: &'static str,
+        typed: impl FnOnce(Map) -> Result<T, MapError>,
+    ) -> Result<T, InterceptError> {
+        MapData::from_pin(self.pin(name))
+            .and_then(Map::from_map_data)
+            .and_then(typed)
+            .map_err(|source| InterceptError::Map { map: name, source: Box::new(source) })
+    }
+}

@@ -1,0 +1,206 @@
+//! The system calls that no safe library offers; the only unsafe code of the daemon.
+//!
+//! Each function wraps one call, owns its buffers for the call's duration, and turns a failure into `io::Error`.
+
+#![expect(unsafe_code, reason = "system calls without a safe wrapper")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+
+use super::error::InterceptError;
+use super::events::Ring;
+
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+/// The kernel runs at most 64 programs per cgroup and hook; effective lists add those of ancestors.
+const PROGRAMS_MAX: usize = 256;
+const FIRST_FREE_DESCRIPTOR: libc::c_uint = 3;
+
+/// Start of `struct bpf_link_info` with its cgroup part.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct LinkFacts {
+    kind: u32,
+    id: u32,
+    /// The program behind the link.
+    pub(super) program_id: u32,
+    reserved: u32,
+    /// The cgroup it is attached to; 0 once that cgroup is gone.
+    pub(super) cgroup_id: u64,
+    /// The hook.
+    pub(super) attach_type: u32,
+    tail: [u32; 9],
+}
+
+#[repr(C)]
+struct ObjectPath {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+#[repr(C)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    reserved: u32,
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let mut request = ObjectPath { path: text.as_ptr() as u64, fd: 0, flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &mut request)?;
+    // SAFETY: the kernel just gave this descriptor to us and to nobody else.
+    // JUSTIFICATION: ownership of a raw descriptor can only be claimed.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins an object.
+pub(super) fn pin(object: &impl AsFd, path: &Path) -> io::Result<()> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let mut request = ObjectPath { path: text.as_ptr() as u64, fd: number(object)?, flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut request).map(drop)
+}
+
+/// Attaches a loaded program to a cgroup for as long as the link lives. Others may attach beside it.
+pub(super) fn link(program: &impl AsFd, cgroup: &impl AsFd, attach_type: u32) -> io::Result<OwnedFd> {
+    // Flags must be zero: the kernel's cgroup links always allow others beside them.
+    let mut request =
+        LinkCreate { program: number(program)?, target: number(cgroup)?, attach_type, flags: 0 };
+    let fd = bpf(BPF_LINK_CREATE, &mut request)?;
+    // SAFETY: the kernel just gave this descriptor to us and to nobody else.
+    // JUSTIFICATION: ownership of a raw descriptor can only be claimed.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What a link is attached to.
+pub(super) fn link_facts(link: &impl AsFd) -> io::Result<LinkFacts> {
+    let mut facts = LinkFacts::default();
+    let length = u32::try_from(size_of::<LinkFacts>()).map_err(io::Error::other)?;
+    let mut request = InfoByFd { fd: number(link)?, length, info: (&raw mut facts) as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)?;
+    Ok(facts)
+}
+
+/// Ids of the programs that run for `cgroup` at one hook, those of its ancestors included.
+pub(super) fn effective_programs(cgroup: &impl AsFd, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; PROGRAMS_MAX];
+    let mut request = ProgramQuery {
+        target: number(cgroup)?,
+        attach_type,
+        query_flags: BPF_F_QUERY_EFFECTIVE,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: u32::try_from(PROGRAMS_MAX).map_err(io::Error::other)?,
+        reserved: 0,
+    };
+    bpf(BPF_PROG_QUERY, &mut request)?;
+    ids.truncate(usize::try_from(request.count).map_err(io::Error::other)?);
+    Ok(ids)
+}
+
+fn number(fd: &impl AsFd) -> io::Result<u32> {
+    u32::try_from(fd.as_fd().as_raw_fd()).map_err(io::Error::other)
+}
+
+fn bpf<T>(command: libc::c_int, request: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `request` is the kernel's structure for `command`, and every buffer it points to outlives the call.
+    // JUSTIFICATION: aya keeps its own wrapper private.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *request, size_of::<T>()) };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        RawFd::try_from(answer).map_err(io::Error::other)
+    }
+}
+
+/// Mounts a bpf file system, readable by root alone.
+pub(super) fn mount_bpffs(target: &Path) -> io::Result<()> {
+    let target = CString::new(target.as_os_str().as_bytes())?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: all strings are terminated and outlive the call.
+    // JUSTIFICATION: the safe wrapper's crate feature would pull in more than this one call.
+    let failed = unsafe {
+        libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), flags, c"mode=0700".as_ptr().cast())
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the runtime watch a ring; outside a runtime that is an error.
+pub(super) fn watch(ring: Ring) -> io::Result<AsyncFd<Ring>> {
+    Handle::try_current().map_err(io::Error::other)?;
+    // SAFETY: the ring owns its map's descriptor, always answers with that one, and is dropped after it is
+    // deregistered, because the `AsyncFd` owns the ring.
+    // JUSTIFICATION: aya's own async support is another feature; tokio leaves this promise to the caller.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Cookie of the network namespace `socket` lives in.
+pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the buffer is as long as `length` says.
+    // JUSTIFICATION: no library knows this option.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if failed == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Marks every descriptor above standard error to be closed by the next `exec`.
+///
+/// # Errors
+/// When the kernel refuses; the caller must then not `exec`.
+pub fn close_descriptors_on_exec() -> Result<(), InterceptError> {
+    let (first, last) = (FIRST_FREE_DESCRIPTOR, libc::c_uint::MAX);
+    // SAFETY: the call only sets a flag on this process's descriptors.
+    // JUSTIFICATION: no safe wrapper reaches descriptors that nobody owns.
+    let failed = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(InterceptError::Kernel {
+            action: "mark inherited descriptors for closing",
+            source: io::Error::last_os_error(),
+        })
+    }
+}
