@@ -1,7 +1,7 @@
 //! Dead files: Rust files that no `mod` line of their package leads to.
 //!
-//! Roots are what cargo finds by itself: `src/lib.rs`, `src/main.rs`, `src/bin/*.rs`, `build.rs`, `tests/*.rs`,
-//! `benches/*.rs`, `examples/*.rs` and `fuzz_targets/*.rs`.
+//! Roots are what cargo finds by itself: `lib.rs`, `main.rs` and `build.rs` of a package, programs in `src/bin`,
+//! and everything in `tests`, `benches`, `examples` and `fuzz_targets`.
 //! Limits: `#[path]` and modules made by macros are not followed, so the house does without them.
 
 use std::collections::BTreeSet;
@@ -33,7 +33,11 @@ pub(crate) fn dead_files(tree: &Tree) -> Vec<Finding> {
 fn is_root(path: &str) -> bool {
     let mut parts = path.rsplit('/');
     let name = parts.next().unwrap_or_default();
-    match parts.next() {
+    let folder = parts.next();
+    if name == "main.rs" && parts.clone().next() == Some("bin") {
+        return true;
+    }
+    match folder {
         Some("src") => name == "lib.rs" || name == "main.rs",
         Some("bin" | "fuzz_targets" | "benches" | "examples") => true,
         // `PACKAGE/tests/NAME.rs`; a folder `tests` below `src` holds modules.
@@ -64,6 +68,8 @@ mod tests {
             ("proxy/src/b/tests.rs", ""),
             ("proxy/src/b/forgotten.rs", ""),
             ("proxy/tests/outer.rs", ""),
+            ("proxy/src/bin/tool/main.rs", "mod part;"),
+            ("proxy/src/bin/tool/part.rs", ""),
             ("proxy/build.rs", ""),
         ]);
         let dead: Vec<String> = dead_files(&tree).into_iter().map(|finding| finding.path).collect();
