@@ -156,7 +156,7 @@ impl Issuer {
         }
     }
 
-    fn store(&self, fetched: Result<KeySet, KeysError>) {
+    pub(super) fn store(&self, fetched: Result<KeySet, KeysError>) {
         let now = self.0.clock.now();
         let problem = fetched.as_ref().err().map(ToString::to_string);
         if let Some(problem) = &problem {

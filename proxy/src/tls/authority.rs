@@ -108,6 +108,11 @@ impl Leaf {
     pub fn end_point(&self) -> &[u8] {
         &self.end_point
     }
+
+    #[cfg(test)]
+    pub(super) fn certificate(&self) -> Vec<u8> {
+        self.certified.end_entity_cert().map(|der| der.to_vec()).unwrap_or_default()
+    }
 }
 
 /// The local authority. Cheap to clone.
@@ -212,6 +217,11 @@ impl Authority {
     /// As [`Authority::leaf`].
     pub fn leaf_end_point_hash(&self, names: &LeafNames) -> Result<Vec<u8>, TlsError> {
         Ok(self.leaf(names)?.end_point().to_vec())
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.0.leaves.lock().len()
     }
 
     fn mint(&self, names: &LeafNames) -> Result<Leaf, TlsError> {
