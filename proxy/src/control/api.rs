@@ -1,0 +1,128 @@
+//! What can be asked over the control socket, and what comes back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::approval::{Ticket, Vote};
+use crate::model::{SessionId, TicketId, UnixMillis};
+use crate::session::Summary;
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "call", deny_unknown_fields)]
+pub enum Call {
+    /// What is running.
+    Status,
+    /// Open sessions.
+    Sessions,
+    /// Ends a session.
+    Kill {
+        /// Which.
+        session: SessionId,
+    },
+    /// Reads policy again.
+    Reload,
+    /// Tickets, open ones only unless `all`.
+    Tickets {
+        /// Closed ones too.
+        all: bool,
+    },
+    /// One ticket.
+    Ticket {
+        /// Which.
+        id: TicketId,
+    },
+    /// Votes on a ticket.
+    Vote {
+        /// Which.
+        id: TicketId,
+        /// Approve or deny.
+        vote: Vote,
+        /// In the voter's words.
+        reason: Option<String>,
+    },
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    /// To `status`.
+    Status(Box<StatusReport>),
+    /// To `sessions`.
+    Sessions {
+        /// Open sessions, oldest first.
+        sessions: Vec<Summary>,
+    },
+    /// To `tickets`.
+    Tickets {
+        /// Tickets, oldest first.
+        tickets: Vec<Ticket>,
+    },
+    /// To `ticket` and `vote`.
+    Ticket(Box<Ticket>),
+    /// It was done.
+    Done {
+        /// What, in a sentence.
+        what: String,
+    },
+    /// It was not done.
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The daemon's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Program version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started_at: UnixMillis,
+    /// Bundle in force.
+    pub bundle: String,
+    /// Open sessions.
+    pub sessions: usize,
+    /// Pending tickets.
+    pub held: usize,
+    /// Requests allowed, held, denied since the start.
+    pub decided: [u64; 3],
+    /// Connections turned away since the start.
+    pub turned_away: u64,
+    /// Configured agents.
+    pub agents: Vec<AgentState>,
+    /// Kernel programs.
+    pub programs: Vec<ProgramState>,
+    /// Connections redirected and delivered by the kernel.
+    pub kernel: [u64; 2],
+    /// Denials by the kernel, by reason.
+    pub kernel_denied: Vec<(String, u64)>,
+    /// Whether the record takes events now.
+    pub record: Option<String>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentState {
+    /// Name.
+    pub name: String,
+    /// Subject, if identified.
+    pub subject: Option<String>,
+    /// When its identity ends.
+    pub expires_at: Option<UnixMillis>,
+    /// What is wrong with its identity.
+    pub problem: Option<String>,
+}
+
+/// One kernel program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramState {
+    /// Name.
+    pub name: String,
+    /// Whether the kernel runs it.
+    pub effective: bool,
+    /// Why not.
+    pub detail: String,
+}
