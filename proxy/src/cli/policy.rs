@@ -42,6 +42,12 @@ pub enum Command {
     /// Say what would be decided about an operation, and why.
     Explain(Box<ExplainArgs>),
     /// Run the `.cases` files of the bundle.
+    ///
+    /// A case file is TOML. `[defaults]` and each `[[case]]` take agent, groups, identified, resource, labels, step,
+    /// hour, weekday, exe, exe_sha256, unit, uid and cgroup. A `[[case]]` has a name and `expect`. With effects
+    /// (and tables, columns, functions, filter, rows) it expects allow, hold or deny, and may name approvers, quorum
+    /// and window. With `read = "schema.table.column"` it expects clear or mask, and may name the mask. `by` lists
+    /// exactly the policies that decide.
     Test {
         /// Where the bundle is.
         #[command(flatten)]
@@ -389,6 +395,24 @@ mod tests {
         assert!(with("update", "reporter"), "a hold is no failure");
         assert!(!with("drop", "reporter"));
         assert!(!with("select", "stranger"));
+    }
+
+    #[test]
+    fn an_invalid_or_missing_bundle_fails() {
+        let dir = std::env::temp_dir().join(format!("chaperone-cli-policy-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("a.cedar"), "permit (principal,").unwrap();
+        std::fs::write(dir.join("columns.toml"), "").unwrap();
+        let bundle = |json| Bundle { dir: Some(dir.clone()), config: None, json };
+        for json in [true, false] {
+            assert_eq!(check(&bundle(json), false).unwrap(), ExitCode::FAILURE);
+            assert_eq!(test(&bundle(json)).unwrap(), ExitCode::FAILURE);
+        }
+        std::fs::write(dir.join("a.cedar"), "@id(\"a\") permit (principal, action, resource);").unwrap();
+        assert_eq!(check(&bundle(false), true).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(test(&bundle(false)).unwrap(), ExitCode::FAILURE, "nothing was tested");
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(check(&bundle(false), false).unwrap(), ExitCode::FAILURE);
     }
 
     #[test]
