@@ -123,9 +123,8 @@ fn refusal(error: &PolicyError) -> String {
         return format!("{error}\n");
     }
     let mut text: String = findings.iter().map(|finding| drawn(finding, miette::Severity::Error)).collect();
-    let noun = if findings.len() == 1 { "problem" } else { "problems" };
     // Writing to a string does not fail.
-    _ = writeln!(text, "{} {noun}; the bundle is not valid", findings.len());
+    _ = writeln!(text, "{}; the bundle is not valid", counted(findings.len(), "problem", "problems"));
     text
 }
 
@@ -146,8 +145,9 @@ fn check(bundle: &Bundle, strict: bool) -> anyhow::Result<ExitCode> {
     } else {
         let mut text: String =
             remarks.iter().map(|finding| drawn(finding, miette::Severity::Warning)).collect();
-        let count = set.summaries().len();
-        _ = writeln!(text, "{count} policies, {} warnings, bundle {}", remarks.len(), set.hash().0);
+        let policies = counted(set.summaries().len(), "policy", "policies");
+        let warnings = counted(remarks.len(), "warning", "warnings");
+        _ = writeln!(text, "{policies}, {warnings}, bundle {}", set.hash().0);
         text
     };
     print(&text)?;
@@ -309,6 +309,10 @@ fn named(id: &str, finding: &Finding) -> Value {
     json!({ "id": id, "file": finding.file, "line": finding.line, "message": finding.message })
 }
 
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 fn pretty(value: &impl serde::Serialize) -> anyhow::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
 }
@@ -322,9 +326,12 @@ fn drawn(finding: &Finding, severity: miette::Severity) -> String {
     if finding.line == 0 {
         return format!("{finding}\n");
     }
+    // An empty span, as at the end of the file, has no caret: point at the character before it.
+    let (start, length) = finding.span;
+    let span = if length == 0 { (start.saturating_sub(1), 1) } else { (start, length) };
     let mut report = miette::MietteDiagnostic::new(&finding.message)
         .with_severity(severity)
-        .with_label(miette::LabeledSpan::underline(finding.span));
+        .with_label(miette::LabeledSpan::underline(span));
     if let Some(help) = &finding.help {
         report = report.with_help(help);
     }
@@ -419,6 +426,7 @@ mod tests {
     fn a_finding_is_drawn_with_its_line_and_a_caret() {
         let finding = Finding::at("a.cedar", &"permit (\nprincipal\n".into(), (9, 9), "odd principal".into());
         let text = drawn(&finding, miette::Severity::Error);
+        assert!(text.contains('┬') || text.contains('─'), "{text}");
         assert!(text.contains("odd principal") && text.contains("a.cedar:2:1"), "{text}");
     }
 }
