@@ -42,6 +42,12 @@ pub enum Command {
     /// Say what would be decided about an operation, and why.
     Explain(Box<ExplainArgs>),
     /// Run the `.cases` files of the bundle.
+    ///
+    /// A case file is TOML. `[defaults]` and each `[[case]]` take agent, groups, identified, resource, labels, step,
+    /// hour, weekday, exe, exe_sha256, unit, uid and cgroup. A `[[case]]` has a name and `expect`. With effects
+    /// (and tables, columns, functions, filter, rows) it expects allow, hold or deny, and may name approvers, quorum
+    /// and window. With `read = "schema.table.column"` it expects clear or mask, and may name the mask. `by` lists
+    /// exactly the policies that decide.
     Test {
         /// Where the bundle is.
         #[command(flatten)]
@@ -117,9 +123,8 @@ fn refusal(error: &PolicyError) -> String {
         return format!("{error}\n");
     }
     let mut text: String = findings.iter().map(|finding| drawn(finding, miette::Severity::Error)).collect();
-    let noun = if findings.len() == 1 { "problem" } else { "problems" };
     // Writing to a string does not fail.
-    _ = writeln!(text, "{} {noun}; the bundle is not valid", findings.len());
+    _ = writeln!(text, "{}; the bundle is not valid", counted(findings.len(), "problem", "problems"));
     text
 }
 
@@ -140,8 +145,9 @@ fn check(bundle: &Bundle, strict: bool) -> anyhow::Result<ExitCode> {
     } else {
         let mut text: String =
             remarks.iter().map(|finding| drawn(finding, miette::Severity::Warning)).collect();
-        let count = set.summaries().len();
-        _ = writeln!(text, "{count} policies, {} warnings, bundle {}", remarks.len(), set.hash().0);
+        let policies = counted(set.summaries().len(), "policy", "policies");
+        let warnings = counted(remarks.len(), "warning", "warnings");
+        _ = writeln!(text, "{policies}, {warnings}, bundle {}", set.hash().0);
         text
     };
     print(&text)?;
@@ -303,6 +309,10 @@ fn named(id: &str, finding: &Finding) -> Value {
     json!({ "id": id, "file": finding.file, "line": finding.line, "message": finding.message })
 }
 
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 fn pretty(value: &impl serde::Serialize) -> anyhow::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
 }
@@ -316,9 +326,12 @@ fn drawn(finding: &Finding, severity: miette::Severity) -> String {
     if finding.line == 0 {
         return format!("{finding}\n");
     }
+    // An empty span, as at the end of the file, has no caret: point at the character before it.
+    let (start, length) = finding.span;
+    let span = if length == 0 { (start.saturating_sub(1), 1) } else { (start, length) };
     let mut report = miette::MietteDiagnostic::new(&finding.message)
         .with_severity(severity)
-        .with_label(miette::LabeledSpan::underline(finding.span));
+        .with_label(miette::LabeledSpan::underline(span));
     if let Some(help) = &finding.help {
         report = report.with_help(help);
     }
@@ -392,9 +405,28 @@ mod tests {
     }
 
     #[test]
+    fn an_invalid_or_missing_bundle_fails() {
+        let dir = std::env::temp_dir().join(format!("chaperone-cli-policy-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("a.cedar"), "permit (principal,").unwrap();
+        std::fs::write(dir.join("columns.toml"), "").unwrap();
+        let bundle = |json| Bundle { dir: Some(dir.clone()), config: None, json };
+        for json in [true, false] {
+            assert_eq!(check(&bundle(json), false).unwrap(), ExitCode::FAILURE);
+            assert_eq!(test(&bundle(json)).unwrap(), ExitCode::FAILURE);
+        }
+        std::fs::write(dir.join("a.cedar"), "@id(\"a\") permit (principal, action, resource);").unwrap();
+        assert_eq!(check(&bundle(false), true).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(test(&bundle(false)).unwrap(), ExitCode::FAILURE, "nothing was tested");
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(check(&bundle(false), false).unwrap(), ExitCode::FAILURE);
+    }
+
+    #[test]
     fn a_finding_is_drawn_with_its_line_and_a_caret() {
         let finding = Finding::at("a.cedar", &"permit (\nprincipal\n".into(), (9, 9), "odd principal".into());
         let text = drawn(&finding, miette::Severity::Error);
+        assert!(text.contains('┬') || text.contains('─'), "{text}");
         assert!(text.contains("odd principal") && text.contains("a.cedar:2:1"), "{text}");
     }
 }

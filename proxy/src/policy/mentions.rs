@@ -44,6 +44,11 @@ impl Mentions {
                     match key.as_str() {
                         "attr" => strings_in(inner, &mut self.attributes),
                         "Value" => strings_in(inner, &mut self.strings),
+                        // A record literal may be compared with a whole group of facts.
+                        "Record" => {
+                            self.attributes
+                                .extend(inner.as_object().into_iter().flat_map(|map| map.keys().cloned()));
+                        }
                         "pattern" => {
                             self.strings.insert(pattern_text(inner));
                         }
@@ -112,6 +117,13 @@ mod tests {
             || ["a"].containsAll(context.effects) || context.effects == ["b"] };"#);
         let words: Vec<&str> = mentions.effects.iter().map(String::as_str).collect();
         assert_eq!(words, ["a", "alter", "b", "drop", "grant"]);
+    }
+
+    #[test]
+    fn keys_of_record_literals_count_as_attributes() {
+        let mentions =
+            of(r#"forbid(principal, action, resource) when { context.now == { hour: 1, weekday: 2 } };"#);
+        assert!(mentions.has("now") && mentions.has("hour") && mentions.has("weekday"));
     }
 
     #[test]

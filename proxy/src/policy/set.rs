@@ -417,6 +417,9 @@ fn diagnostic(file: &SourceFile, error: &dyn Diagnostic, fallback: (usize, usize
     let finding = file.finding(span, format!("{error}{detail}"));
     match error.help() {
         Some(help) => finding.with_help(help.to_string()),
+        None if finding.message.contains("in context for Action::\"readClear\"") => finding.with_help(
+            "reading a column has no facts; write `action in [Action::\"run\", Action::\"runUnattended\"]`",
+        ),
         None => finding,
     }
 }

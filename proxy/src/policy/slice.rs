@@ -201,3 +201,24 @@ fn entity(
 fn text(name: &str, value: &str) -> (String, RestrictedExpression) {
     (name.to_owned(), RestrictedExpression::new_string(value.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_names_do_not_fill_the_memory() {
+        let slices = Slices::default();
+        let slice = Arc::new(Slice {
+            policies: PolicySet::new(),
+            entities: Entities::empty(),
+            principal: r#"Agent::"a""#.parse().unwrap(),
+            resource: r#"Resource::"r""#.parse().unwrap(),
+            rules: Vec::new(),
+        });
+        for number in 0..SLICES_MAX * 2 {
+            slices.put(number.to_string(), Arc::clone(&slice));
+        }
+        assert!(slices.0.lock().len() <= SLICES_MAX);
+    }
+}

@@ -534,3 +534,32 @@ fn case_files_report_every_mistake_and_every_failure() {
     assert_eq!(report.failures[0].got, "allow");
     assert!(Cases::parse("x.cases", "").is_err());
 }
+
+/// A thousand policies: most about other agents and tables, some about everyone.
+fn thousand() -> String {
+    let others = (0..900).map(|n| {
+        format!("@id(\"p{n}\") permit (principal == Agent::\"a{n}\", action in [Action::\"run\", Action::\"runUnattended\"], resource in Table::\"orders-db/public.t{n}\") when {{ context.hasFilter }};\n")
+    });
+    let everyone = (0..100).map(|n| {
+        format!("@id(\"f{n}\") forbid (principal, action == Action::\"run\", resource in Label::\"env=prod\") when {{ context.functions.contains(\"f{n}\") }};\n")
+    });
+    others.chain(everyone).collect()
+}
+
+#[test]
+fn a_question_evaluates_only_the_policies_whose_scope_fits() {
+    let set = load(&format!("{PERMIT}\n{}", thousand()), "").unwrap();
+    let principal = agent("reporter", &[]);
+    let read = operation(&[Effect::Select], &["public.orders"]);
+    let question = Question {
+        principal: &principal,
+        resource: &resource("orders-db"),
+        operation: &read,
+        evidence: &evidence(),
+        now: UnixMillis(0),
+    };
+    let answers = set.answers(&question).unwrap();
+    let sizes: Vec<usize> = answers.iter().map(|answer| answer.slice.rules.len()).collect();
+    assert_eq!(sizes, [101, 1]);
+    assert_eq!(set.decide(&question).verdict, Verdict::Allow);
+}
