@@ -8,6 +8,7 @@
 //! Known limit: windows follow the wall clock; a clock set back keeps a ticket usable for longer.
 
 mod error;
+mod proof;
 mod queue;
 mod store;
 mod ticket;
@@ -17,7 +18,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use error::ApprovalError;
-pub use queue::{Approval, Queue, Submission, Voter};
+pub use proof::{Approval, Voter};
+pub use queue::{Queue, Submission};
 pub use ticket::{Ask, Ballot, State, Ticket, Vote, inert};
 pub use waiter::{Verdict, Waiter};
 

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Settings;
 use super::error::ApprovalError;
+use super::proof::{Approval, Voter, may_vote};
 use super::store::Store;
 use super::ticket::{Ask, Ballot, State, Ticket, Vote, inert};
 use super::waiter::Waiter;
@@ -34,62 +35,6 @@ const CLOSED_MAX: usize = 4096;
 const REASON_CHARS_MAX: usize = 1000;
 /// Tries to find an unused ticket id of 40 random bits.
 const ID_TRIES: usize = 16;
-
-/// Proof that people agreed to one request: made only here, after the ticket is consumed on disk.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Approval {
-    ticket: TicketId,
-    fingerprint: String,
-    approvers: Vec<String>,
-}
-
-impl Approval {
-    /// The ticket it came from.
-    #[must_use]
-    pub fn ticket(&self) -> &TicketId {
-        &self.ticket
-    }
-
-    /// The fingerprint of the one request it releases.
-    #[must_use]
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
-    }
-
-    /// Who agreed.
-    #[must_use]
-    pub fn approvers(&self) -> &[String] {
-        &self.approvers
-    }
-}
-
-/// A configured approver, found by the account the kernel vouches for. Made only by [`Queue::voter`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Voter {
-    name: String,
-    uid: u32,
-    groups: BTreeSet<String>,
-}
-
-impl Voter {
-    /// Name in tickets and records.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Local account.
-    #[must_use]
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    /// Groups that policies' `@approvers` name.
-    #[must_use]
-    pub fn groups(&self) -> &BTreeSet<String> {
-        &self.groups
-    }
-}
 
 /// What became of a submitted request.
 #[derive(Debug)]
@@ -467,27 +412,6 @@ fn fitting_pending(entries: &Entries, ask: &Ask) -> Option<TicketId> {
             && entry.ticket.requester_uids.is_superset(&ask.requester_uids)
     };
     entries.values().find(fits).map(|entry| entry.ticket.id.clone())
-}
-
-fn may_vote(ticket: &Ticket, by: &Voter, vote: Vote) -> Result<(), ApprovalError> {
-    let usable = match vote {
-        Vote::Approve => ticket.state == State::Pending,
-        Vote::Deny => ticket.state.is_open(),
-    };
-    if !usable {
-        return Err(ApprovalError::Settled { id: ticket.id.clone(), state: ticket.state });
-    }
-    if ticket.requester_uids.contains(&by.uid) {
-        return Err(ApprovalError::OwnRequest(by.name.clone()));
-    }
-    if let Some(group) = ticket.terms.approvers.iter().find(|group| !by.groups.contains(*group)) {
-        return Err(ApprovalError::NotQualified { by: by.name.clone(), group: group.clone() });
-    }
-    let again = ticket.ballots.iter().any(|ballot| ballot.uid == by.uid || ballot.by == by.name);
-    if again && vote == Vote::Approve {
-        return Err(ApprovalError::AlreadyVoted(by.name.clone()));
-    }
-    Ok(())
 }
 
 fn size(ask: &Ask) -> usize {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::error::ApprovalError;
-use super::queue::{Approval, Inner, Submission};
+use super::proof::Approval;
+use super::queue::{Inner, Submission};
 use super::ticket::{Ask, State, Ticket};
 
 /// How a wait ended.

@@ -52,7 +52,7 @@ pub(super) fn open(dir: &Path, storage: &Arc<dyn Storage>, clock: &Clock) -> Res
     if notes.list.is_empty() && !found.is_empty() {
         return Err(broken(VerifyError::Unsigned { path: dir.to_owned() }));
     }
-    let (mark, cut) = check(&found, &notes, signer.public().name())?;
+    let (mark, cut) = check(&found, &notes, signer.public().name(), CHECKED_BYTES)?;
 
     // The signature comes first: records without any checkpoint would look like a log that lost them.
     let notary = Notary::open(Arc::clone(storage), dir, signer, clock.clone(), &notes);
@@ -76,9 +76,14 @@ pub(super) fn open(dir: &Path, storage: &Arc<dyn Storage>, clock: &Clock) -> Res
 }
 
 /// Follows the chain to its end. Returns where it stands and how many bytes of an unfinished record follow.
-fn check(found: &[Segment], notes: &Notes, origin: &str) -> Result<(Mark, u64), AuditError> {
+pub(super) fn check(
+    found: &[Segment],
+    notes: &Notes,
+    origin: &str,
+    enough: u64,
+) -> Result<(Mark, u64), AuditError> {
     let signed = notes.list.last().map_or(0, |(note, _)| note.chain.records());
-    let start = first_checked(found, signed);
+    let start = first_checked(found, signed, enough);
     let before = start.checked_sub(1).and_then(|index| found.get(index));
     let chain = match (before, found.get(start)) {
         (Some(before), Some(first)) => chain_after(before, first).map_err(broken)?,
@@ -95,12 +100,12 @@ fn check(found: &[Segment], notes: &Notes, origin: &str) -> Result<(Mark, u64), 
 }
 
 /// The segment to start from: late enough to be quick, early enough to pass the last checkpoint.
-fn first_checked(found: &[Segment], signed: u64) -> usize {
+fn first_checked(found: &[Segment], signed: u64, enough: u64) -> usize {
     let (mut bytes, mut start) = (0_u64, 0);
     for (index, segment) in found.iter().enumerate().rev() {
         bytes = bytes.saturating_add(segment.length);
         start = index;
-        if bytes > CHECKED_BYTES && segment.first <= signed.saturating_add(1) {
+        if bytes > enough && segment.first <= signed.saturating_add(1) {
             break;
         }
     }

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
@@ -14,8 +15,8 @@ use super::storage::{Disk, Medium, Storage};
 use super::*;
 use crate::clock::Clock;
 use crate::model::{
-    AgentName, BoundValue, BundleHash, Decision, Fault, Operation, Outcome, Reasons, RequestId, SessionId,
-    Tally, UnixMillis, Verdict,
+    AgentName, BoundValue, BundleHash, Decision, Evidence, Fault, Identity, Operation, Outcome, Principal,
+    Protocol, Reasons, RequestId, SessionId, Tally, TicketId, UnixMillis, UpstreamTlsMode, Verdict,
 };
 use crate::shutdown::Shutdown;
 
@@ -412,6 +413,13 @@ async fn events_are_read_back_as_they_were_written() {
     let log = folder.open().unwrap();
     let agent = AgentName("reporter".into());
     let operation = Operation::unknown();
+    let identity = Identity::Verified {
+        issuer: "https://idp.example".into(),
+        subject: "svc".into(),
+        groups: BTreeSet::from(["support".into()]),
+        expires_at: UnixMillis(9),
+        token_sha256: "00".into(),
+    };
     let outcome = Outcome::Failed { fault: Fault::Server, code: "42P01".into() };
     let events = [
         decided(&agent, "select '\u{202e}\u{0}'", &operation),
@@ -428,6 +436,27 @@ async fn events_are_read_back_as_they_were_written() {
             evidence: None,
             reason: "no resource".into(),
         },
+        Event::SessionOpened {
+            session: SessionId(7),
+            principal: Cow::Owned(Principal { agent: agent.clone(), identity: identity.clone() }),
+            evidence: Cow::Owned(Evidence { pid: 4, step: Some("plan".into()), ..Evidence::default() }),
+            resource: "orders-db".into(),
+            protocol: Protocol::Postgres,
+            destination: "10.9.8.7:5432".parse().unwrap(),
+            client_tls: false,
+            upstream_tls: UpstreamTlsMode::VerifyFull,
+        },
+        Event::IdentityChanged { agent: Cow::Borrowed(&agent), identity: Cow::Owned(identity) },
+        Event::TicketVoted(TicketFacts {
+            ticket: TicketId::from_random(5),
+            fingerprint: "f".into(),
+            agent: Cow::Borrowed(&agent),
+            subject: None,
+            resource: "orders-db".into(),
+            by: Some("ann".into()),
+            state: "approved".into(),
+            reason: None,
+        }),
     ];
     for event in &events {
         log.appender().append(event).unwrap();
@@ -463,6 +492,58 @@ async fn search_finds_by_every_filter_and_nothing_else() {
     assert_eq!(count(Filter { since: Some(UnixMillis(1_000)), ..all() }), 3);
     assert_eq!(count(Filter { until: Some(UnixMillis(1_000)), ..all() }), 0);
     assert_eq!(count(Filter { sequence: Some(2), ..all() }), 1);
+}
+
+#[tokio::test]
+async fn opening_a_large_log_checks_from_before_the_last_checkpoint_to_the_end() {
+    let folder = Folder::new();
+    let log = folder.open_with(Options { segment_bytes_max: 500, ..Options::default() }).unwrap();
+    for number in 0..12 {
+        log.appender().append(&loaded(number)).unwrap();
+    }
+    log.close().await;
+    let dir = folder.log();
+    let key = verify::read_key(&dir).unwrap();
+    let notes = verify::read_notes(&dir, &key, verify::Tail::Refuse).unwrap();
+    let check = |enough| opening::check(&segments::list(&dir).unwrap(), &notes, key.name(), enough);
+    assert_eq!(check(0).unwrap(), check(u64::MAX).unwrap());
+    let list = segments::list(&dir).unwrap();
+    let (before_last, first) = (&list[list.len() - 2], &list[0]);
+    let good = fs::read_to_string(&first.path).unwrap();
+    fs::write(&first.path, good.replace("bundle-0", "bundle-x")).unwrap();
+    assert!(check(u64::MAX).is_err());
+    assert!(check(0).is_ok(), "old segments are for `verify`");
+    fs::write(&first.path, good).unwrap();
+    // A changed hash at the end of the segment before gives a chain that the checkpoint refutes.
+    let mut bytes = fs::read(&before_last.path).unwrap();
+    let at = bytes.len() - 4;
+    bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+    fs::write(&before_last.path, bytes).unwrap();
+    assert!(check(0).is_err());
+}
+
+#[tokio::test]
+async fn a_log_verifies_at_any_moment_while_it_is_written() {
+    let folder = Folder::new();
+    let mut settings = folder.settings();
+    settings.checkpoint_every = Duration::from_millis(1);
+    let options = Options { segment_bytes_max: 20_000, ..Options::default() };
+    let log = Log::open_with(&settings, &Clock::system(), &Shutdown::default(), options).unwrap();
+    let appender = log.appender();
+    let writing = std::thread::spawn(move || {
+        for number in 0..20_000 {
+            appender.append(&loaded(number)).unwrap();
+        }
+    });
+    let mut rounds = 0;
+    while !writing.is_finished() {
+        verify(&folder.log()).unwrap();
+        rounds += 1;
+    }
+    writing.join().unwrap();
+    log.close().await;
+    assert_eq!(verify(&folder.log()).unwrap().records, 20_000);
+    assert!(rounds > 0);
 }
 
 /// Fails the operation number `at` (counted over all files) once; with `short`, a write takes half first.

@@ -1,11 +1,146 @@
 //! Command line: one file per subcommand; parse, call, print, exit code.
+//!
+//! Exit codes: 0 done; 1 what was asked for failed or was found bad; 2 usage; 3 the environment lacks something (root, a
+//! daemon, kernel features). `run` ends with the code of the command it became.
 
+pub mod approvals;
+pub mod audit;
+pub mod daemon;
+pub mod doctor;
+pub mod live;
 pub mod policy;
+pub mod run;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::control::{Answer, Call, Client, ControlError};
+
+/// Found bad, or refused.
+const FAILED: u8 = 1;
+/// The environment lacks something.
+const LACKING: u8 = 3;
+
+#[derive(Debug, Parser)]
+#[command(name = "chaperone", version, about = "Accompanies AI agents: capture, identity, policy, masking, evidence")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+pub struct ConfigFile {
+    /// Configuration file.
+    #[arg(long, default_value = "/etc/chaperone/chaperone.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service.
+    Daemon(daemon::Args),
+    /// Start a command as an agent, in a guarded cgroup and a jail.
+    Run(run::Launch),
+    /// Say what is running.
+    Status(live::Status),
+    /// Say what is wrong and how to mend it.
+    Doctor(doctor::Args),
+    /// List or end open sessions.
+    #[command(subcommand)]
+    Sessions(live::Sessions),
+    /// Read policy again.
+    Reload(ConfigFile),
+    /// Decide held requests.
+    #[command(subcommand)]
+    Approvals(approvals::Command),
+    /// Verify and search the record.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Author policy with confidence.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Take the kernel guard away. Agents that still run are then unguarded.
+    Uninstall(ConfigFile),
+    /// Statement parser process; started by the daemon.
+    #[command(hide = true)]
+    SqlWorker,
+}
 
 /// Runs the command line and returns the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            if let Err(problem) = error.print() {
+                eprintln!("chaperone: {problem}");
+            }
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.command {
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Run(args) => run::launch(args),
+        Command::Status(args) => live::status(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Sessions(command) => live::sessions(command),
+        Command::Reload(file) => live::reload(&file),
+        Command::Approvals(command) => approvals::run(command),
+        Command::Audit(command) => audit::run(command),
+        Command::Policy(command) => policy::run(command),
+        Command::Uninstall(file) => live::uninstall(&file),
+        Command::SqlWorker => return crate::sql::worker_main(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("chaperone: {error:#}");
+            let lacking = error.downcast_ref::<ControlError>().is_some();
+            ExitCode::from(if lacking { LACKING } else { FAILED })
+        }
+    }
+}
+
+impl ConfigFile {
+    fn load(&self) -> anyhow::Result<Config> {
+        load(&self.config)
+    }
+
+    /// Asks the daemon of this configuration.
+    fn call(&self, call: &Call) -> anyhow::Result<Answer> {
+        Ok(Client::connect(&self.load()?.runtime_dir)?.call(call)?)
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path)?)
+}
+
+/// Prints a value as one line of JSON.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// The end of a call that was not answered as asked.
+fn refused(answer: &Answer) -> ExitCode {
+    match answer {
+        Answer::Refused { why } => eprintln!("chaperone: {why}"),
+        Answer::Status(_)
+        | Answer::Sessions { .. }
+        | Answer::Tickets { .. }
+        | Answer::Ticket(_)
+        | Answer::Done { .. } => eprintln!("chaperone: the daemon answered something else"),
+    }
+    ExitCode::from(FAILED)
+}
+
+/// Makes text safe for a terminal: what an agent wrote must not move the cursor.
+fn shown(text: &str) -> String {
+    crate::approval::inert(text)
 }

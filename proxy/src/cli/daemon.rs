@@ -1,0 +1,56 @@
+//! `chaperone daemon`: the service.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+use super::ConfigFile;
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Options of the service.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// How the log is written to standard error.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Check the configuration and the policies, then end.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs the service.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = args.file.load()?;
+    if args.check {
+        let bundle = crate::policy::Set::load(&config.policy.dir)?;
+        println!("configuration and policies are good; bundle {}", bundle.hash().0);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = EnvFilter::try_from_env("CHAPERONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match args.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(Box::pin(crate::daemon::run(config)));
+    // Tasks are gone by now; a blocked look-up must not hold the process.
+    runtime.shutdown_background();
+    result?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,154 @@
+//! `chaperone doctor`: what is wrong, and the fix.
+//!
+//! Every finding is one line with what was seen and what to do. Ends with 1 if anything is wrong.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{ConfigFile, print_json};
+use crate::config::Config;
+use crate::control::{Answer, Call, Client};
+use crate::intercept;
+
+/// Options of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    good: bool,
+    seen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+impl Finding {
+    fn good(check: &'static str, seen: impl Into<String>) -> Self {
+        Self { check, good: true, seen: seen.into(), fix: None }
+    }
+
+    fn bad(check: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, good: false, seen: seen.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// When the findings cannot be printed.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let findings = match args.file.load() {
+        Ok(config) => examine(&config),
+        Err(error) => vec![Finding::bad("configuration", format!("{error:#}"), "mend the lines named")],
+    };
+    if args.json {
+        print_json(&findings)?;
+    } else {
+        for finding in &findings {
+            println!("{:<5} {:<14} {}", if finding.good { "good" } else { "BAD" }, finding.check, finding.seen);
+            if let Some(fix) = &finding.fix {
+                println!("      {:<14} fix: {fix}", "");
+            }
+        }
+    }
+    let bad = findings.iter().any(|finding| !finding.good);
+    Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![Finding::good("configuration", "is good")];
+    findings.push(match crate::policy::Set::load(&config.policy.dir) {
+        Ok(bundle) => Finding::good("policy", format!("bundle {}", bundle.hash().0)),
+        Err(error) => Finding::bad("policy", error.to_string(), "run `chaperone policy check`"),
+    });
+    findings.push(kernel());
+    findings.extend(guard(config));
+    findings.extend(daemon(config));
+    findings.extend(credentials(config));
+    findings
+}
+
+fn kernel() -> Finding {
+    if Path::new("/sys/kernel/btf/vmlinux").exists() {
+        Finding::good("kernel", "has BTF")
+    } else {
+        Finding::bad("kernel", "has no BTF at /sys/kernel/btf/vmlinux", "use a kernel built with CONFIG_DEBUG_INFO_BTF")
+    }
+}
+
+/// What the kernel says of the guard, asked without the daemon.
+fn guard(config: &Config) -> Vec<Finding> {
+    let settings = &config.intercept;
+    let opened = intercept::Tree::find().and_then(|tree| tree.open(&settings.parent));
+    let found = opened.and_then(|parent| intercept::effective(settings, &parent));
+    let programs = match found {
+        Ok(programs) => programs,
+        Err(error) => {
+            return vec![Finding::bad("guard", error.to_string(), "start `chaperone daemon` as root; it installs the guard")];
+        }
+    };
+    let missing: Vec<String> = programs
+        .iter()
+        .filter(|program| !program.effective)
+        .map(|program| format!("{} ({})", program.name, program.detail))
+        .collect();
+    if missing.is_empty() {
+        vec![Finding::good("guard", format!("all {} kernel programs are effective", programs.len()))]
+    } else {
+        let seen = format!("not effective: {}", missing.join(", "));
+        vec![Finding::bad("guard", seen, "restart `chaperone daemon`; if it persists, another program holds the hook")]
+    }
+}
+
+fn daemon(config: &Config) -> Vec<Finding> {
+    let answer = Client::connect(&config.runtime_dir).and_then(|mut client| client.call(&Call::Status));
+    let report = match answer {
+        Ok(Answer::Status(report)) => report,
+        Ok(Answer::Refused { why }) => return vec![Finding::bad("daemon", why, "run this as root")],
+        Ok(_) => return vec![Finding::bad("daemon", "answers something else", "restart it: its version differs")],
+        Err(error) => {
+            let fix = "start it: `systemctl start chaperone`; until then agents reach nothing";
+            return vec![Finding::bad("daemon", error.to_string(), fix)];
+        }
+    };
+    let mut findings = vec![Finding::good("daemon", format!("version {}, process {}", report.version, report.pid))];
+    findings.push(match report.record {
+        None => Finding::good("record", "takes events"),
+        Some(trouble) => Finding::bad("record", trouble, "make room or mend the disk; it opens again by itself"),
+    });
+    for agent in report.agents {
+        let name = agent.name;
+        findings.push(match (agent.subject, agent.problem) {
+            (Some(subject), None) => Finding::good("identity", format!("{name} is {}", super::shown(&subject))),
+            (_, problem) => {
+                let seen = format!("{name}: {}", problem.unwrap_or_else(|| "unidentified".to_owned()));
+                Finding::bad("identity", seen, "give the agent a fresh token in its `token_file`")
+            }
+        });
+    }
+    findings
+}
+
+fn credentials(config: &Config) -> Vec<Finding> {
+    let files = config.resources.iter().filter_map(|resource| {
+        resource.credential.password_file.as_ref().map(|file| (resource.name.as_str(), file))
+    });
+    files
+        .map(|(name, file)| match std::fs::File::open(file) {
+            Ok(_) => Finding::good("credential", format!("{name}: can be read")),
+            Err(error) => {
+                let seen = format!("{name}: `{}` cannot be read: {error}", file.display());
+                Finding::bad("credential", seen, "put the password there, owned by root, mode 0600")
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,125 @@
+//! `status`, `sessions`, `reload`, `uninstall`: live operation.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{ConfigFile, print_json, refused, shown};
+use crate::control::{Answer, Call, StatusReport};
+use crate::model::SessionId;
+
+/// Options of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Open sessions.
+#[derive(Debug, Subcommand)]
+pub enum Sessions {
+    /// List open sessions.
+    List {
+        /// Configuration.
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a session; its agent is told.
+    Kill {
+        /// Session id, `s-…`.
+        session: String,
+        /// Configuration.
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+}
+
+/// Prints what is running.
+///
+/// # Errors
+/// When no daemon answers.
+pub fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    match args.file.call(&Call::Status)? {
+        Answer::Status(report) if args.json => print_json(&report)?,
+        Answer::Status(report) => print_status(&report),
+        other => return Ok(refused(&other)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_status(report: &StatusReport) {
+    let good = report.programs.iter().filter(|program| program.effective).count();
+    let [allowed, held, denied] = report.decided;
+    let [redirected, delivered] = report.kernel;
+    println!("chaperone {}, process {}", report.version, report.pid);
+    println!("policy    bundle {}", report.bundle);
+    println!("guard     {good} of {} kernel programs effective", report.programs.len());
+    println!("kernel    {redirected} connections redirected, {delivered} delivered");
+    println!("sessions  {} open, {} connections turned away", report.sessions, report.turned_away);
+    println!("requests  {allowed} allowed, {held} held, {denied} denied; {} tickets wait", report.held);
+    println!("record    {}", report.record.as_deref().unwrap_or("takes events"));
+    for agent in &report.agents {
+        let who = match (&agent.subject, &agent.problem) {
+            (Some(subject), None) => format!("is {}", shown(subject)),
+            (Some(subject), Some(problem)) => format!("is {} ({problem})", shown(subject)),
+            (None, problem) => format!("unidentified: {}", problem.as_deref().unwrap_or("no reason known")),
+        };
+        println!("agent     {} {who}", agent.name);
+    }
+}
+
+/// Lists or ends sessions.
+///
+/// # Errors
+/// When no daemon answers.
+pub fn sessions(command: Sessions) -> anyhow::Result<ExitCode> {
+    match command {
+        Sessions::List { file, json } => match file.call(&Call::Sessions)? {
+            Answer::Sessions { sessions } if json => print_json(&sessions)?,
+            Answer::Sessions { sessions } => {
+                for one in sessions {
+                    let exe = shown(&one.exe);
+                    println!("{}  {}  {}  {}  pid {}  {exe}", one.id, one.agent, one.resource, one.destination, one.pid);
+                }
+            }
+            other => return Ok(refused(&other)),
+        },
+        Sessions::Kill { session, file } => {
+            let session = SessionId::try_from(session).map_err(anyhow::Error::msg)?;
+            return done(&file.call(&Call::Kill { session })?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads policy again.
+///
+/// # Errors
+/// When no daemon answers.
+pub fn reload(file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    done(&file.call(&Call::Reload)?)
+}
+
+fn done(answer: &Answer) -> anyhow::Result<ExitCode> {
+    match answer {
+        Answer::Done { what } => println!("{what}"),
+        other => return Ok(refused(other)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes the kernel guard away.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub fn uninstall(file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    crate::intercept::uninstall(&file.load()?.intercept)?;
+    println!("the kernel guard is gone");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,268 @@
+//! The composition root: builds the rooms, wires capture to sessions, and ends in order.
+//!
+//! Start-up order: lock and record first, so that nothing happens unrecorded and two daemons cannot meet; kernel guard next;
+//! listener last, when every answer it needs is there. On the way down: stop accepting, let sessions finish, cut what stays,
+//! close the record. The kernel guard stays in place throughout. INVARIANT: nothing is accepted before the record is open.
+
+mod notify;
+mod services;
+mod watchers;
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::notify::Notifier;
+use self::services::{Resolved, Running};
+use crate::approval::Queue;
+use crate::audit::{Event, Log};
+use crate::clock::Clock;
+use crate::config::{Config, MetricsAddress};
+use crate::control::{Metrics, MetricsListener, Server, Services};
+use crate::gate::Gate;
+use crate::identity::{ProcessOrigin, Resolver};
+use crate::intercept::{Connection, Guard, Listener};
+use crate::policy::Live;
+use crate::protocol::contract::Serve;
+use crate::protocol::postgres::Postgres;
+use crate::protocol::registry::Registry as Protocols;
+use crate::session::{Arrival, Registry, Sessions, Targets};
+use crate::shutdown::{Phase, Shutdown};
+use crate::sql::Analyzer;
+use crate::tls::Authority;
+
+/// How long sessions may take to finish after SIGTERM; systemd's default stop timeout is 90 s.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long tasks may take to stop once they are told to.
+const FORCE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A directory cannot be made.
+    #[error("cannot make directory `{path}`: {source}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The record cannot be opened.
+    #[error("the record cannot be opened: {0}")]
+    Audit(#[from] crate::audit::AuditError),
+    /// Policy does not load.
+    #[error("policy does not load: {0}")]
+    Policy(#[from] crate::policy::PolicyError),
+    /// Tickets cannot be opened.
+    #[error("tickets cannot be opened: {0}")]
+    Approval(#[from] crate::approval::ApprovalError),
+    /// Identity cannot be set up.
+    #[error("identity cannot be set up: {0}")]
+    Identity(#[from] crate::identity::IdentityError),
+    /// The local authority cannot be opened.
+    #[error("the local authority cannot be opened: {0}")]
+    Tls(#[from] crate::tls::TlsError),
+    /// The parser cannot be started.
+    #[error("the statement parser cannot be started: {0}")]
+    Sql(#[from] crate::sql::SqlError),
+    /// The kernel guard cannot be installed.
+    #[error("the kernel guard cannot be installed: {0}")]
+    Intercept(#[from] crate::intercept::InterceptError),
+    /// No randomness.
+    #[error("the system has no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+    /// A socket or signal cannot be set up.
+    #[error("cannot set up {what}: {source}")]
+    Io {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// When it cannot start. What was guarded before still is.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let clock = Clock::system();
+    let shutdown = Shutdown::default();
+    let notifier = Notifier::from_environment();
+    directory(&config.state_dir, 0o700)?;
+    directory(&config.runtime_dir, 0o755)?;
+    directory(&config.runtime_dir.join("steps"), 0o755)?;
+    let log = Log::open(&config.audit, &clock, &shutdown)?;
+    let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
+    let listener = guard.listen()?;
+    watchers::start(&sessions, &running, &guard)?;
+    let server = Server::new(Arc::clone(&running) as Arc<dyn Services>, running.queue.clone(), sessions.registry.clone());
+    let control = |source| DaemonError::Io { what: "the control socket", source };
+    server.start(&config.runtime_dir, &shutdown).map_err(control)?;
+    if let Some(address) = &config.metrics {
+        let metrics = Arc::clone(&running) as Arc<dyn Metrics>;
+        metrics_listener(address).await?.start(metrics, &shutdown);
+    }
+    running.note(&Event::DaemonStarted {
+        version: env!("CARGO_PKG_VERSION").into(),
+        policy: running.policy.current().hash().clone(),
+    });
+    let mut signals = Signals::listen()?;
+    notifier.ready();
+    tracing::info!(port = config.intercept.port, "chaperone is ready");
+    let why = accept(&listener, &sessions, &running, &mut signals, &notifier).await;
+    drop(listener);
+    notifier.stopping();
+    drain(&sessions, &shutdown).await;
+    running.note(&Event::DaemonStopped { reason: why.into() });
+    log.close().await;
+    Ok(())
+}
+
+/// Builds every room and the kernel guard.
+async fn build(
+    config: &Config,
+    clock: &Clock,
+    shutdown: &Shutdown,
+    log: &Log,
+) -> Result<(Sessions, Arc<Running>, Arc<Guard>), DaemonError> {
+    let policy = Live::open(&config.policy)?;
+    let queue = Queue::open(&config.approval, clock)?;
+    services::record_tickets(&queue, &log.appender());
+    let authority = Arc::new(Authority::open(&config.tls, clock)?);
+    let analyzer = Analyzer::start(&config.sql, shutdown)?;
+    let guard = Arc::new(Guard::install(&config.intercept)?);
+    let resolver = Resolver::start(&config.identity, clock, shutdown).await?;
+    let targets = Targets::new(config.resources.clone());
+    targets.look_up().await;
+    let principals = Arc::new(Resolved(resolver.clone()));
+    let gate = Gate::new(policy.clone(), queue.clone(), log.appender(), principals, clock.clone());
+    let postgres: Arc<dyn Serve> = Arc::new(Postgres::new(analyzer, authority, clock.clone())?);
+    let sessions = Sessions {
+        resolver: resolver.clone(),
+        targets,
+        protocols: Protocols::new(vec![postgres]),
+        gate: gate.clone(),
+        registry: Registry::default(),
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let running = Arc::new(Running {
+        policy,
+        queue,
+        gate,
+        resolver,
+        registry: sessions.registry.clone(),
+        guard: Arc::clone(&guard),
+        appender: log.appender(),
+        parent: config.intercept.parent.clone(),
+        started_at: clock.now(),
+    });
+    Ok((sessions, running, guard))
+}
+
+/// Accepts until a signal says stop; returns why.
+async fn accept(
+    listener: &Listener,
+    sessions: &Sessions,
+    running: &Running,
+    signals: &mut Signals,
+    notifier: &Notifier,
+) -> &'static str {
+    let mut alive = tokio::time::interval(notifier.interval());
+    loop {
+        // Signals first. Dropping `accept` loses no connection: it is either returned or still queued.
+        tokio::select! {
+            biased;
+            _ = signals.terminate.recv() => return "SIGTERM",
+            _ = signals.interrupt.recv() => return "SIGINT",
+            _ = signals.hangup.recv() => match running.reload("SIGHUP") {
+                Ok(what) => tracing::info!(%what, "reloaded"),
+                Err(problem) => tracing::error!(%problem, "reload refused; the old policy stays"),
+            },
+            _ = alive.tick() => notifier.alive(),
+            accepted = listener.accept() => match accepted {
+                Ok(Connection { stream, origin }) => sessions.serve(Arrival {
+                    stream,
+                    destination: origin.destination,
+                    origin: ProcessOrigin {
+                        cgroup_id: origin.cgroup_id,
+                        pid: origin.pid,
+                        uid: origin.uid,
+                        connected_ns: origin.connected_ns,
+                    },
+                }),
+                Err(error) => {
+                    tracing::error!(%error, "connections are not accepted at the moment");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+/// Lets sessions finish, then cuts what is left.
+async fn drain(sessions: &Sessions, shutdown: &Shutdown) {
+    shutdown.advance(Phase::Draining);
+    let empty = async {
+        while sessions.registry.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_TIME_MAX, empty).await.is_err() {
+        tracing::warn!(sessions = sessions.registry.count(), "sessions did not finish in time and are cut");
+    }
+    shutdown.advance(Phase::Forced);
+    if tokio::time::timeout(FORCE_TIME_MAX, shutdown.drained()).await.is_err() {
+        tracing::warn!(tasks = shutdown.tasks(), "tasks did not stop in time");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, DaemonError> {
+        let on = |kind| signal(kind).map_err(|source| DaemonError::Io { what: "signal handling", source });
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn metrics_listener(address: &MetricsAddress) -> Result<MetricsListener, DaemonError> {
+    let failed = |source| DaemonError::Io { what: "the metrics listener", source };
+    match address {
+        MetricsAddress::Unix(path) => {
+            remove_stale(path).map_err(failed)?;
+            UnixListener::bind(path).map(MetricsListener::Unix).map_err(failed)
+        }
+        MetricsAddress::Loopback(address) => {
+            TcpListener::bind(address).await.map(MetricsListener::Tcp).map_err(failed)
+        }
+    }
+}
+
+fn remove_stale(path: &PathBuf) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| DaemonError::Directory { path: path.display().to_string(), source })
+}

@@ -1,0 +1,212 @@
+//! What the daemon answers about itself, and the small adapters between rooms.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry as Exposition;
+
+use crate::approval::{Queue, State, Ticket};
+use crate::audit::{Appender, Event, TicketFacts};
+use crate::control::{AgentState, Metrics, ProgramState, Services, StatusReport};
+use crate::gate::{Gate, PrincipalSource};
+use crate::identity::Resolver;
+use crate::intercept::Guard;
+use crate::model::{AgentName, Identity, Principal, UnixMillis};
+use crate::policy::Live;
+use crate::session::Registry;
+
+/// The identity room as the gate's source of principals.
+#[derive(Debug)]
+pub(super) struct Resolved(pub(super) Resolver);
+
+impl PrincipalSource for Resolved {
+    fn principal(&self, agent: &AgentName) -> Arc<Principal> {
+        self.0.principal(agent)
+    }
+}
+
+/// The running daemon.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) policy: Live,
+    pub(super) queue: Queue,
+    pub(super) gate: Gate,
+    pub(super) resolver: Resolver,
+    pub(super) registry: Registry,
+    pub(super) guard: Arc<Guard>,
+    pub(super) appender: Appender,
+    pub(super) parent: PathBuf,
+    pub(super) started_at: UnixMillis,
+}
+
+impl Running {
+    /// Records an event; a failure is logged, since the next request will be denied for the same reason.
+    pub(super) fn note(&self, event: &Event<'_>) {
+        note(&self.appender, event);
+    }
+
+    fn agents(&self) -> Vec<AgentState> {
+        self.resolver
+            .agents()
+            .into_iter()
+            .map(|status| {
+                let (subject, expires_at, reason) = match &status.principal.identity {
+                    Identity::Verified { subject, expires_at, .. } => (Some(subject.clone()), Some(*expires_at), None),
+                    Identity::Unidentified { reason } => (None, None, Some(reason.to_string())),
+                };
+                let name = status.principal.agent.to_string();
+                AgentState { name, subject, expires_at, problem: status.problem.or(reason) }
+            })
+            .collect()
+    }
+}
+
+impl Services for Running {
+    fn status(&self) -> StatusReport {
+        let counts = self.gate.counts();
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = self.guard.counters().ok();
+        let programs = self.guard.effective().into_iter().map(|program| ProgramState {
+            name: program.name.to_owned(),
+            effective: program.effective,
+            detail: program.detail,
+        });
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            bundle: self.policy.current().hash().0.clone(),
+            sessions: self.registry.count(),
+            held: self.queue.list().iter().filter(|ticket| ticket.state == State::Pending).count(),
+            decided: [read(&counts.allowed), read(&counts.held), read(&counts.denied)],
+            turned_away: read(&counts.turned_away),
+            agents: self.agents(),
+            programs: programs.collect(),
+            kernel: counters.as_ref().map_or([0, 0], |counters| [counters.redirected, counters.delivered]),
+            kernel_denied: counters.map_or_else(Vec::new, |counters| {
+                counters.denied.into_iter().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
+            }),
+            record: self.appender.trouble(),
+        }
+    }
+
+    fn reload(&self, by: &str) -> Result<String, String> {
+        match self.policy.reload() {
+            Ok(bundle) => {
+                self.note(&Event::PolicyLoaded { bundle: bundle.clone() });
+                Ok(format!("policy bundle {} is in force", bundle.0))
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                self.note(&Event::PolicyRejected { problem: Cow::Borrowed(&problem) });
+                tracing::error!(%problem, by, "policy not reloaded");
+                Err(problem)
+            }
+        }
+    }
+
+    fn acted(&self, by: &str, action: &str, target: &str) {
+        self.note(&Event::OperatorActed { by: by.into(), action: action.into(), target: target.into() });
+    }
+
+    fn is_agent(&self, pid: Option<i32>) -> bool {
+        // A caller that cannot be looked at might be anything.
+        let Some(pid) = pid else { return true };
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return true };
+        let parent = format!("/{}", self.parent.display());
+        text.lines().filter_map(|line| line.strip_prefix("0::")).any(|path| {
+            path == parent || path.strip_prefix(&parent).is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+}
+
+impl Metrics for Running {
+    fn exposition(&self) -> String {
+        let mut exposition = Exposition::with_prefix("chaperone");
+        let counts = self.gate.counts();
+        let requests: Family<Vec<(&str, &str)>, Counter> = Family::default();
+        for (decision, counter) in [("allow", &counts.allowed), ("hold", &counts.held), ("deny", &counts.denied)] {
+            requests.get_or_create(&vec![("decision", decision)]).inc_by(counter.load(Ordering::Relaxed));
+        }
+        exposition.register("requests", "Requests decided", requests);
+        for (name, help, counter) in [
+            ("sessions_opened", "Sessions opened", &counts.sessions),
+            ("connections_refused", "Connections turned away", &counts.turned_away),
+        ] {
+            let metric: Counter = Counter::default();
+            metric.inc_by(counter.load(Ordering::Relaxed));
+            exposition.register(name, help, metric);
+        }
+        let open: Gauge = Gauge::default();
+        open.set(i64::try_from(self.registry.count()).unwrap_or(i64::MAX));
+        exposition.register("sessions_open", "Sessions open now", open);
+        if let Ok(counters) = self.guard.counters() {
+            let denied: Family<Vec<(&str, &str)>, Counter> = Family::default();
+            for (reason, count) in counters.denied {
+                denied.get_or_create(&vec![("reason", reason.as_str())]).inc_by(count);
+            }
+            exposition.register("kernel_denied", "Denials by the kernel programs", denied);
+            for (name, help, count) in [
+                ("kernel_redirected", "Connections the kernel sent to the proxy", counters.redirected),
+                ("kernel_delivered", "Connections whose identity reached the proxy", counters.delivered),
+                ("kernel_events_lost", "Deny events that found the ring full", counters.events_lost),
+            ] {
+                let metric: Counter = Counter::default();
+                metric.inc_by(count);
+                exposition.register(name, help, metric);
+            }
+        }
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &exposition) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        text
+    }
+}
+
+pub(super) fn note(appender: &Appender, event: &Event<'_>) {
+    if let Err(error) = appender.append(event) {
+        tracing::error!(%error, "not recorded");
+    }
+}
+
+/// Every change of a ticket goes into the record.
+pub(super) fn record_tickets(queue: &Queue, appender: &Appender) {
+    let appender = appender.clone();
+    queue.observe(move |ticket| {
+        let facts = facts(ticket);
+        let event = match ticket.state {
+            State::Pending if ticket.ballots.is_empty() => Event::TicketOpened(facts),
+            State::Pending => Event::TicketVoted(facts),
+            State::Approved | State::Denied | State::Expired | State::Consumed | State::Cancelled | State::Revoked => {
+                Event::TicketClosed(facts)
+            }
+        };
+        note(&appender, &event);
+    });
+}
+
+fn facts(ticket: &Ticket) -> TicketFacts<'_> {
+    let last = ticket.ballots.last();
+    // Nobody votes a ticket into expiry or consumption.
+    let person = match ticket.state {
+        State::Pending | State::Approved | State::Denied | State::Revoked => last,
+        State::Expired | State::Consumed | State::Cancelled => None,
+    };
+    TicketFacts {
+        ticket: ticket.id.clone(),
+        fingerprint: Cow::Borrowed(&ticket.fingerprint),
+        agent: Cow::Borrowed(&ticket.agent),
+        subject: ticket.subject.as_deref().map(Cow::Borrowed),
+        resource: Cow::Borrowed(&ticket.resource),
+        by: person.map(|ballot| Cow::Borrowed(ballot.by.as_str())),
+        state: Cow::Borrowed(ticket.state.as_str()),
+        reason: person.and_then(|ballot| ballot.reason.as_deref()).map(Cow::Borrowed),
+    }
+}

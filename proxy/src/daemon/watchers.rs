@@ -1,0 +1,128 @@
+//! Background work: names, tickets, identities, kernel denials.
+//!
+//! Each is one task that ends with the daemon. Kernel denials are counted up for a second before they are recorded, so that an
+//! agent cannot flood the record.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::DaemonError;
+use super::services::Running;
+use crate::audit::Event;
+use crate::intercept::{DenyEvent, Events, Guard};
+use crate::session::{LOOKUP_EVERY, Sessions};
+use crate::shutdown::Phase;
+
+/// How often tickets are looked through for expiry.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How long kernel denials are counted up before they are recorded.
+const DENIALS_EVERY: Duration = Duration::from_secs(1);
+/// Different denials kept apart within that time; the rest is counted as one.
+const DENIALS_MAX: usize = 256;
+
+/// Starts all of them.
+pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) -> Result<(), DaemonError> {
+    let shutdown = &sessions.shutdown;
+    let targets = sessions.targets.clone();
+    shutdown.spawn("names", async move {
+        loop {
+            tokio::time::sleep(LOOKUP_EVERY).await;
+            targets.look_up().await;
+        }
+    });
+    let queue = running.queue.clone();
+    shutdown.spawn("tickets", async move {
+        loop {
+            tokio::time::sleep(EXPIRE_EVERY).await;
+            let expired = queue.expire().len();
+            if expired > 0 {
+                tracing::info!(expired, "tickets expired");
+            }
+        }
+    });
+    let events = guard.events()?;
+    let recorder = Arc::clone(running);
+    shutdown.spawn("kernel-denials", async move { denials(events, &recorder).await });
+    let recorder = Arc::clone(running);
+    let end = shutdown.clone();
+    shutdown.spawn("identities", async move {
+        tokio::select! {
+            biased;
+            () = end.reached(Phase::Draining) => {}
+            () = identities(&recorder) => {}
+        }
+    });
+    Ok(())
+}
+
+async fn identities(running: &Running) {
+    let mut changes = running.resolver.subscribe();
+    loop {
+        match changes.recv().await {
+            Ok(change) => running.note(&Event::IdentityChanged {
+                agent: Cow::Borrowed(&change.principal.agent),
+                identity: Cow::Borrowed(&change.principal.identity),
+            }),
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identity were not recorded"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Denial {
+    reason: &'static str,
+    cgroup_id: u64,
+    pid: u32,
+    uid: u32,
+    destination: String,
+}
+
+async fn denials(mut events: Events, running: &Running) {
+    let mut counted: HashMap<Denial, u64> = HashMap::new();
+    let mut flush = tokio::time::interval(DENIALS_EVERY);
+    loop {
+        // Nothing is lost when either arm is dropped: counts live outside, the ring keeps its records.
+        tokio::select! {
+            event = events.next() => match event {
+                Ok(event) => count(&mut counted, &event),
+                Err(error) => {
+                    tracing::error!(%error, "kernel denials cannot be read");
+                    return;
+                }
+            },
+            _ = flush.tick() => {
+                for (denial, count) in counted.drain() {
+                    running.note(&Event::KernelDenied {
+                        agent: None,
+                        cgroup_id: denial.cgroup_id,
+                        pid: denial.pid,
+                        uid: denial.uid,
+                        destination: Cow::Owned(denial.destination),
+                        reason: Cow::Borrowed(denial.reason),
+                        count,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn count(counted: &mut HashMap<Denial, u64>, event: &DenyEvent) {
+    let mut denial = Denial {
+        reason: event.reason.as_str(),
+        cgroup_id: event.cgroup_id,
+        pid: event.pid.unwrap_or(0),
+        uid: event.uid.unwrap_or(u32::MAX),
+        destination: event.destination.map_or_else(String::new, |address| address.to_string()),
+    };
+    if counted.len() >= DENIALS_MAX && !counted.contains_key(&denial) {
+        denial = Denial { reason: "many", cgroup_id: event.cgroup_id, pid: 0, uid: u32::MAX, destination: String::new() };
+    }
+    let count = counted.entry(denial).or_insert(0);
+    *count = count.saturating_add(1);
+}
