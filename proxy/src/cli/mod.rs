@@ -1,5 +1,7 @@
 //! Command line: one file per subcommand; parse, call, print, exit code.
 
+pub mod run;
+
 use std::process::ExitCode;
 
 /// Runs the command line and returns the process's exit code.
