@@ -8,7 +8,7 @@
 use proxy_common::event::{Counter, DenyEvent, Reason};
 use proxy_common::flow::{FlowKey, LOOPBACK4, LOOPBACK6, Stamp, is_mapped, mapped};
 
-use crate::context::{Address, Caller, Operation, bound_device, boot_ns};
+use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
 use crate::maps;
 
 const ALLOW: i32 = 1;
@@ -186,11 +186,11 @@ fn proxy_key(ctx: &Operation) -> FlowKey {
 }
 
 /// Local and remote address; IPv4 in its IPv6 form, so that both sides of a flow build the same key.
+/// All fields are read before the choice: reads at the same place of two branches would be merged into one at a
+/// variable offset, which the verifier refuses.
 #[inline(always)]
 fn ends(ctx: &Operation) -> ([u32; 4], [u32; 4]) {
-    if ctx.family() == AF_INET {
-        (mapped(ctx.local_ip4()), mapped(ctx.remote_ip4()))
-    } else {
-        (ctx.local_ip6(), ctx.remote_ip6())
-    }
+    let four = (mapped(ctx.local_ip4()), mapped(ctx.remote_ip4()));
+    let six = (ctx.local_ip6(), ctx.remote_ip6());
+    if ctx.family() == AF_INET { four } else { six }
 }

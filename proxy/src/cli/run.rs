@@ -1,0 +1,295 @@
+//! `chaperone run`: start a process as an agent, with no way around the guard from its first instruction.
+//!
+//! Refuses to start anything unless the kernel says that every guard program runs for the agent's own cgroup.
+//! Then, in this order: enter the cgroup, mark all descriptors above 2 for closing, give up capabilities and
+//! ids, forbid new privileges, filter system calls, `exec`. A failure at any step ends this process.
+//! Known limits: an agent that stays root keeps the right to write files, cgroup files included, and could move
+//! itself out; use `--uid`. The filter kills 32-bit system calls. Sockets of other host daemons stay reachable.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, anyhow, bail};
+use caps::{CapSet, Capability};
+use nix::libc;
+use nix::sys::prctl;
+use nix::unistd::{Gid, Uid, User, setgid, setgroups, setuid};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::intercept::{self, Cgroup, Settings, Tree};
+
+/// Start a process as an agent.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the agent, as configured.
+    #[arg(long)]
+    pub agent: String,
+    /// What the process is for, in the launcher's words; recorded as a hint.
+    #[arg(long)]
+    pub step: Option<String>,
+    /// User to run as, by name or number, with that user's group and no others.
+    #[arg(long)]
+    pub uid: Option<String>,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Everything decided before the point of no return.
+#[derive(Debug)]
+struct Plan<'a> {
+    cgroup: &'a Cgroup,
+    user: Option<(Uid, Gid)>,
+    filters: Vec<BpfProgram>,
+    command: &'a [OsString],
+}
+
+/// Longest step text that is kept: a sentence, not a document.
+const STEP_BYTES_MAX: usize = 1024;
+/// What a root agent keeps: ordinary file and process rights, and low ports.
+const KEPT: [Capability; 8] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+];
+/// Bit that marks a system call of the x32 ABI, which the filter's architecture check does not tell apart.
+const X32: i64 = 0x4000_0000;
+/// Numbers that x32 has of its own: `ptrace`, `process_vm_readv`, `process_vm_writev`, `kexec_load`.
+const X32_OWN: [i64; 4] = [521, 539, 540, 528];
+/// Calls that reach around the guard, into other processes, or into the kernel's own configuration.
+const REFUSED: [i64; 28] = [
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_io_uring_setup,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_open_tree,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_userfaultfd,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+];
+/// Socket families an agent may use; the kernel's guard sees the internet ones.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Starts the agent in place of this process.
+///
+/// # Errors
+/// When the name, the user or the command cannot be used, or `exec` fails.
+pub fn run(args: Args, settings: &Settings, runtime_dir: &Path) -> anyhow::Result<ExitCode> {
+    let user = args.uid.as_deref().map(user).transpose()?;
+    let filters = filters().context("could not build the system call filter")?;
+    let cgroup = match guarded(settings, &args.agent) {
+        Ok(cgroup) => cgroup,
+        Err(problem) => {
+            eprintln!("chaperone: not started, because nothing would guard it: {problem:#}");
+            return Ok(ExitCode::from(3));
+        }
+    };
+    if user.is_none() && Uid::effective().is_root() {
+        eprintln!("chaperone: `{}` runs as root; give it a user of its own with `--uid`", args.agent);
+    }
+    if let Some(step) = &args.step {
+        note_step(runtime_dir, &cgroup, step)?;
+    }
+    Err(enter(&Plan { cgroup: &cgroup, user, filters, command: &args.command }))
+}
+
+/// A fresh cgroup for this run, which the kernel says is guarded by every program.
+fn guarded(settings: &Settings, agent: &str) -> anyhow::Result<Cgroup> {
+    let parent = Tree::find()?.open(&settings.parent)?;
+    let mut number = [0_u8; 8];
+    getrandom::fill(&mut number).map_err(|problem| anyhow!("no random numbers: {problem}"))?;
+    let name = format!("{:016x}", u64::from_ne_bytes(number));
+    let cgroup = parent.child(agent, &name)?;
+    let missing: Vec<&str> = intercept::effective(settings, &cgroup)?
+        .iter()
+        .filter(|status| !status.effective)
+        .map(|status| status.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(cgroup);
+    }
+    cgroup.remove()?;
+    bail!("kernel programs not in effect: {}", missing.join(", "))
+}
+
+/// Leaves the step where the daemon looks for it. Without a daemon there is nobody to tell.
+fn note_step(runtime_dir: &Path, cgroup: &Cgroup, step: &str) -> anyhow::Result<()> {
+    if step.len() > STEP_BYTES_MAX {
+        bail!("the step is longer than {STEP_BYTES_MAX} bytes");
+    }
+    let steps = runtime_dir.join("steps");
+    if !steps.is_dir() {
+        return Ok(());
+    }
+    let file = steps.join(cgroup.id().to_string());
+    fs::write(&file, step).with_context(|| format!("could not write `{}`", file.display()))
+}
+
+/// Becomes the agent. Returns only if a step failed; the caller must then end the process.
+fn enter(plan: &Plan<'_>) -> anyhow::Error {
+    match prepare(plan) {
+        Ok(mut command) => {
+            let program = command.get_program().to_string_lossy().into_owned();
+            anyhow::Error::new(command.exec()).context(format!("could not start `{program}`"))
+        }
+        Err(problem) => problem,
+    }
+}
+
+fn prepare(plan: &Plan<'_>) -> anyhow::Result<Command> {
+    let (program, arguments) = plan.command.split_first().context("no command was given")?;
+    plan.cgroup.admit(std::process::id())?;
+    intercept::close_descriptors_on_exec()?;
+    give_up(plan.user)?;
+    prctl::set_no_new_privs().context("could not forbid new privileges")?;
+    for filter in &plan.filters {
+        seccompiler::apply_filter(filter).context("could not apply the system call filter")?;
+    }
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Capabilities first, while there is the right to drop them; ids after.
+fn give_up(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
+    let kept: caps::CapsHashSet = if user.is_some() { caps::CapsHashSet::new() } else { KEPT.into() };
+    for capability in caps::runtime::thread_all_supported() {
+        if !kept.contains(&capability) && caps::has_cap(None, CapSet::Bounding, capability)? {
+            caps::drop(None, CapSet::Bounding, capability)
+                .with_context(|| format!("could not give up {capability}"))?;
+        }
+    }
+    caps::clear(None, CapSet::Ambient).context("could not clear the ambient capabilities")?;
+    caps::clear(None, CapSet::Inheritable).context("could not clear the inheritable capabilities")?;
+    if let Some((uid, gid)) = user {
+        setgroups(&[]).context("could not leave the supplementary groups")?;
+        setgid(gid).with_context(|| format!("could not become group {gid}"))?;
+        setuid(uid).with_context(|| format!("could not become user {uid}"))?;
+    }
+    let held = caps::read(None, CapSet::Permitted)?;
+    let rest: caps::CapsHashSet = held.intersection(&kept).copied().collect();
+    caps::set(None, CapSet::Effective, &rest).context("could not reduce the effective capabilities")?;
+    caps::set(None, CapSet::Permitted, &rest).context("could not reduce the permitted capabilities")
+}
+
+fn user(text: &str) -> anyhow::Result<(Uid, Gid)> {
+    let known = match text.parse::<u32>() {
+        Ok(number) => {
+            let uid = Uid::from_raw(number);
+            // A number without an account is a fine user of one's own; its group has the same number.
+            User::from_uid(uid)?.map_or((uid, Gid::from_raw(number)), |user| (user.uid, user.gid))
+        }
+        Err(_not_a_number) => {
+            let user = User::from_name(text)?.ok_or_else(|| anyhow!("there is no user `{text}`"))?;
+            (user.uid, user.gid)
+        }
+    };
+    if known.0.is_root() {
+        bail!("`--uid` must name a user other than root");
+    }
+    Ok(known)
+}
+
+/// Three filters, because each has one answer: EPERM, ENOSYS, EAFNOSUPPORT.
+fn filters() -> anyhow::Result<Vec<BpfProgram>> {
+    let refused = REFUSED.into_iter().chain(X32_OWN.map(|number| number | X32));
+    // Without `clone3` the C library falls back to `clone`, which cannot start a process in another cgroup.
+    let unknown = [libc::SYS_clone3];
+    let foreign = FAMILIES
+        .into_iter()
+        .map(|family| {
+            let family = u64::try_from(family)?;
+            Ok(SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)?)
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let foreign = SeccompRule::new(foreign)?;
+    Ok(vec![
+        filter(refused.map(|number| (number, Vec::new())), libc::EPERM)?,
+        filter(unknown.into_iter().map(|number| (number, Vec::new())), libc::ENOSYS)?,
+        filter(
+            [libc::SYS_socket, libc::SYS_socketpair].map(|number| (number, vec![foreign.clone()])),
+            libc::EAFNOSUPPORT,
+        )?,
+    ])
+}
+
+fn filter(
+    rules: impl IntoIterator<Item = (i64, Vec<SeccompRule>)>,
+    errno: libc::c_int,
+) -> anyhow::Result<BpfProgram> {
+    let mut table = BTreeMap::new();
+    for (number, rule) in rules {
+        table.insert(number | X32, rule.clone());
+        table.insert(number, rule);
+    }
+    let answer = SeccompAction::Errno(u32::try_from(errno)?);
+    let arch = std::env::consts::ARCH.try_into()?;
+    Ok(SeccompFilter::new(table, SeccompAction::Allow, answer, arch)?.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_compiles() {
+        assert_eq!(filters().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn root_is_not_a_user_of_ones_own() {
+        assert!(user("0").is_err());
+        assert!(user("root").is_err());
+        assert!(user("no-such-user-here").is_err());
+        assert_eq!(user("64123").unwrap(), (Uid::from_raw(64_123), Gid::from_raw(64_123)));
+    }
+
+    #[test]
+    fn a_step_longer_than_the_limit_is_refused() {
+        let parent = Tree::find().unwrap().open(Path::new("/")).unwrap();
+        let long = "x".repeat(STEP_BYTES_MAX + 1);
+        assert!(note_step(Path::new("/nonexistent"), &parent, &long).is_err());
+        note_step(Path::new("/nonexistent"), &parent, "short").unwrap();
+    }
+
+    #[test]
+    fn nothing_is_started_without_a_guard() {
+        let settings = Settings {
+            parent: "chaperone-no-such-parent".into(),
+            pin_dir: "/nonexistent/pins".into(),
+            port: 15_001,
+        };
+        assert!(guarded(&settings, "reporter").is_err());
+    }
+}
