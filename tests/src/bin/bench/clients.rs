@@ -99,3 +99,21 @@ pub(crate) fn idle(address: &str, user: &str, database: &str, count: &str) -> Re
         std::thread::park();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chaperone_tests::postgres::{Access, Options, Server};
+    use chaperone_tests::sample;
+
+    use super::Session;
+
+    #[test]
+    fn rows_are_counted_and_the_servers_error_is_an_error() {
+        let server = Server::start(&Options { access: Access::Trust, ..Options::default() }).unwrap();
+        let mut session = Session::open(&server.v4().to_string(), sample::USER, sample::DATABASE).unwrap();
+        let (rows, bytes) = session.query("SELECT id, item FROM orders").unwrap();
+        assert_eq!(rows, u64::from(sample::ORDERS));
+        assert!(bytes > rows);
+        assert!(session.query("SELECT nothing").is_err());
+    }
+}

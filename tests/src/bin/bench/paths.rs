@@ -183,3 +183,26 @@ fn start_pooler(dir: &temp::Dir, server: &Server, port: u16) -> Result<Process> 
     })?;
     Ok(process)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chaperone_tests::postgres::{Access, Options, Server, program_path};
+    use chaperone_tests::{ports, process, sample, temp};
+
+    use super::{USER, start_pooler};
+
+    #[test]
+    fn the_pooler_reaches_the_server() {
+        let server = Server::start(&Options { access: Access::Trust, ..Options::default() }).unwrap();
+        let dir = temp::Dir::new("bench-test").unwrap();
+        let port = ports::free().unwrap();
+        let _pooler = start_pooler(&dir, &server, port).unwrap();
+        let mut psql = std::process::Command::new(program_path("psql"));
+        psql.args(["-XAtw", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", USER, "-d", sample::DATABASE]);
+        let seen =
+            process::run(psql.args(["-c", "SELECT count(*) FROM orders"]), Duration::from_secs(30)).unwrap();
+        assert_eq!(seen.success().unwrap().trim(), "1000");
+    }
+}
