@@ -5,7 +5,9 @@
 //! Limits: needs root and the Debian packages that `cargo xtask setup` installs.
 
 pub mod agent;
+pub mod ca;
 pub mod daemon;
+pub mod oidc;
 pub mod ports;
 pub mod postgres;
 pub mod process;

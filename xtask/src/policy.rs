@@ -19,5 +19,5 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { no_install: args.no_install, ci: false })?;
     shell::run(shell::cargo()?.args(["build", "--package", "chaperone"]))?;
     let mut test = shell::as_user(paths::built("debug", "chaperone")?)?;
-    shell::run(test.args(["policy", "test"]).arg(paths::repository()?.join("policies")))
+    shell::run(test.args(["policy", "test", "--dir"]).arg(paths::repository()?.join("policies")))
 }

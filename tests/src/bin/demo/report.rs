@@ -55,7 +55,12 @@ impl Report {
         for (index, row) in self.rows.iter().enumerate() {
             let word = if row.held { "ok" } else { "FAILED" };
             let first = row.evidence.lines().next().unwrap_or_default();
-            println!("{:<3} {:<width$} {word:<7} {:>4.1} s  {first}", index + 1, row.title, row.took.as_secs_f64());
+            println!(
+                "{:<3} {:<width$} {word:<7} {:>4.1} s  {first}",
+                index + 1,
+                row.title,
+                row.took.as_secs_f64()
+            );
         }
         let failed = self.rows.iter().filter(|row| !row.held).count();
         println!("\n{} of {} held", self.rows.len() - failed, self.rows.len());

@@ -64,8 +64,10 @@ impl Stage {
             token_file.display(),
             ca_file.display()
         );
-        let approver = format!("[[approver]]\nname = \"dba-on-duty\"\nuser = \"{APPROVER}\"\ngroups = [\"dba\"]\n");
-        let plan = Plan::default().with(&agent).with(&server.resource(RESOURCE, &password_file)).with(&approver);
+        let approver =
+            format!("[[approver]]\nname = \"dba-on-duty\"\nuser = \"{APPROVER}\"\ngroups = [\"dba\"]\n");
+        let plan =
+            Plan::default().with(&agent).with(&server.resource(RESOURCE, &password_file)).with(&approver);
         say("starting the daemon with the shipped policies");
         let daemon = Daemon::start(&plan)?;
         say(&format!("the database's own address: 127.0.0.1:{} and [::1]:{0}", server.port()));
@@ -126,7 +128,9 @@ impl Stage {
         let port = self.server.port();
         let (user, database) = (sample::USER, sample::DATABASE);
         println!("\nEverything is left running until Ctrl-C. To try, as root in another terminal:\n");
-        println!("  {program} run --config {config} --agent {AGENT} --uid 65534 -- psql -h 127.0.0.1 -p {port} {database} {user}");
+        println!(
+            "  {program} run --config {config} --agent {AGENT} --uid 65534 -- psql -h 127.0.0.1 -p {port} {database} {user}"
+        );
         println!("  {program} status --config {config}");
         println!("  {program} approvals list --config {config}");
         println!(

@@ -70,7 +70,8 @@ pub(crate) fn attempts(stage: &mut Stage) -> Result<String> {
     std::thread::spawn(move || {
         for mut peer in listener.incoming().flatten() {
             let mut bytes = [0_u8; 64];
-            let read = peer.set_read_timeout(Some(Duration::from_secs(1))).and_then(|()| peer.read(&mut bytes));
+            let read =
+                peer.set_read_timeout(Some(Duration::from_secs(1))).and_then(|()| peer.read(&mut bytes));
             counter.fetch_add(usize::from(read.is_ok()), Ordering::SeqCst);
         }
     });
@@ -82,7 +83,8 @@ pub(crate) fn attempts(stage: &mut Stage) -> Result<String> {
     ensure!(seen.load(Ordering::SeqCst) == 0, "the listener outside heard from the agent");
     let outside = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; echo hello >&3");
     let mut bash = std::process::Command::new("bash");
-    show(&format!("bash -c '{outside}'   (outside the cgroup)"), bash.args(["-c", &outside]), LIMIT)?.success()?;
+    show(&format!("bash -c '{outside}'   (outside the cgroup)"), bash.args(["-c", &outside]), LIMIT)?
+        .success()?;
     chaperone_tests::wait::until("the untagged program to be heard", Duration::from_secs(5), || {
         Ok((seen.load(Ordering::SeqCst) == 1).then_some(()))
     })?;

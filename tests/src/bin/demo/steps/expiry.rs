@@ -42,7 +42,10 @@ pub(crate) fn mid_session(stage: &mut Stage) -> Result<String> {
     let text = shown?.success()?;
     ensure!(!text.contains("still answered"), "an expired token was still good");
     ensure!(!text.contains(" 0 good answers"), "the session never worked");
-    ensure!(text.contains("28000") || text.contains("expired"), "the error does not say that the identity expired");
+    ensure!(
+        text.contains("28000") || text.contains("expired"),
+        "the error does not say that the identity expired"
+    );
     std::thread::sleep(Duration::from_secs(2));
     let healed = show(
         &stage.typed("psql -c \"SELECT count(*) FROM orders\"   (with a new token)"),

@@ -25,8 +25,12 @@ pub(crate) fn update(stage: &mut Stage) -> Result<String> {
     let ticket = find_ticket(stage, &mut waiting)?;
     stage.ticket = Some(ticket.clone());
     ensure!(stage.server.query(LOOK)? == before, "the write reached the database before anybody approved");
-    show(&format!("chaperone approvals show {ticket}"), &mut stage.as_approver(&["approvals", "show", &ticket]), LIMIT)?
-        .success()?;
+    show(
+        &format!("chaperone approvals show {ticket}"),
+        &mut stage.as_approver(&["approvals", "show", &ticket]),
+        LIMIT,
+    )?
+    .success()?;
     refuse_the_agent(stage, &ticket)?;
     ensure!(waiting.is_alive()?, "the statement stopped waiting");
     let typed = format!("chaperone approvals approve {ticket}   (as `{APPROVER}`)");

@@ -24,9 +24,11 @@ impl Raw {
         let sql = format!("SELECT email, national_id, card FROM customers WHERE id = {ID}");
         let row = stage.server.query(&sql)?;
         say(&format!("the database's owner, outside the cgroup, sees: {row}"));
-        let [email, national_id, card] = row.split('|').collect::<Vec<_>>().try_into().map_err(|row: Vec<&str>| {
-            anyhow::anyhow!("the sample row has {} columns", row.len())
-        })?;
+        let [email, national_id, card] = row
+            .split('|')
+            .collect::<Vec<_>>()
+            .try_into()
+            .map_err(|row: Vec<&str>| anyhow::anyhow!("the sample row has {} columns", row.len()))?;
         Ok(Self { email: email.to_owned(), national_id: national_id.to_owned(), card: card.to_owned() })
     }
 
@@ -34,7 +36,10 @@ impl Raw {
     fn require_absent(&self, text: &str) -> Result<()> {
         let (lower, name) = (text.to_lowercase(), self.email.split('@').next().unwrap_or_default());
         for raw in [self.email.as_str(), name, &self.national_id, &self.card] {
-            ensure!(!raw.is_empty() && !lower.contains(&raw.to_lowercase()), "the raw value `{raw}` is visible");
+            ensure!(
+                !raw.is_empty() && !lower.contains(&raw.to_lowercase()),
+                "the raw value `{raw}` is visible"
+            );
         }
         Ok(())
     }
@@ -51,7 +56,10 @@ pub(crate) fn psql(stage: &mut Stage) -> Result<String> {
     let cells: Vec<&str> = row.split('|').collect();
     ensure!(cells.len() == 6 && cells.first() == Some(&"7"), "the row has another shape: `{row}`");
     let tail: String = raw.card.chars().skip(raw.card.chars().count().saturating_sub(4)).collect();
-    ensure!(cells.get(4).is_some_and(|card| card.ends_with(&tail)), "the card's last four are missing: `{row}`");
+    ensure!(
+        cells.get(4).is_some_and(|card| card.ends_with(&tail)),
+        "the card's last four are missing: `{row}`"
+    );
     Ok(format!("agent sees {row}"))
 }
 
@@ -88,7 +96,11 @@ pub(crate) fn alias(stage: &mut Stage) -> Result<String> {
         let typed = stage.typed(&format!("psql -c \"{sql}\""));
         let done = show(&typed, &mut stage.agent().psql(&stage.server, &[sql]), LIMIT)?;
         raw.require_absent(&done.both())?;
-        ensure!(done.status.success() && !done.stdout.trim().is_empty(), "`{sql}` gave no row: {}", done.both());
+        ensure!(
+            done.status.success() && !done.stdout.trim().is_empty(),
+            "`{sql}` gave no row: {}",
+            done.both()
+        );
     }
     Ok(format!("{} disguises, each answered with a masked value", statements.len()))
 }
@@ -100,7 +112,10 @@ pub(crate) fn denied_drop(stage: &mut Stage) -> Result<String> {
     let done = show(&typed, &mut stage.agent().psql(&stage.server, &statements), LIMIT)?;
     ensure!(done.stderr.contains("ERROR"), "no error was reported");
     ensure!(done.stderr.contains("no-ddl-on-prod"), "the error does not name the policy");
-    ensure!(!done.stderr.contains("FATAL") && !done.stderr.contains("connection"), "the session did not survive");
+    ensure!(
+        !done.stderr.contains("FATAL") && !done.stderr.contains("connection"),
+        "the session did not survive"
+    );
     ensure!(done.stdout.trim() == "1000", "the next statement on the session did not answer");
     ensure!(stage.server.query("SELECT count(*) FROM orders")? == "1000", "the table is not what it was");
     Ok("ERROR names `no-ddl-on-prod`; same session then counts 1000 orders".to_owned())

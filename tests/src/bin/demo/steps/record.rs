@@ -13,7 +13,8 @@ use crate::stage::{LIMIT, Stage};
 
 /// Green, and the story is in it.
 pub(crate) fn verify(stage: &mut Stage) -> Result<String> {
-    let verified = show("chaperone audit verify", &mut stage.daemon.command(&["audit", "verify"]), LIMIT)?.success()?;
+    let verified =
+        show("chaperone audit verify", &mut stage.daemon.command(&["audit", "verify"]), LIMIT)?.success()?;
     let found = process::run(&mut stage.daemon.command(&["audit", "search"]), LIMIT)?.success()?;
     say("$ chaperone audit search   (last lines)");
     let lines: Vec<&str> = found.lines().collect();

@@ -1,0 +1,56 @@
+//! The measuring program behind `cargo xtask bench postgres`.
+//!
+//! Three ways to the same server, interleaved in one run: direct, through pgbouncer in session mode, and captured by
+//! Chaperone with policy, masking and record on. Prints a table and writes it with the machine's facts.
+//! The hidden words `fetch` and `idle` are this program's own clients, started inside and outside the cgroup.
+//! Limits: one machine, loopback; the load generator shares the processors with everything it measures.
+
+mod clients;
+mod facts;
+mod idle;
+mod paths;
+mod table;
+mod workload;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["postgres", "--seconds", seconds, "--report", report] => postgres(seconds, Path::new(report)),
+        ["fetch", address, user, database, sql] => clients::fetch(address, user, database, sql),
+        ["idle", address, user, database, count] => clients::idle(address, user, database, count),
+        _ => Err(anyhow::anyhow!("usage: bench postgres --seconds N --report FILE")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures everything and writes the report.
+fn postgres(seconds: &str, report: &Path) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("this needs root, to load kernel programs; start it with `cargo xtask bench postgres`");
+    }
+    let seconds: u32 = seconds.parse().context("`--seconds` wants a number")?;
+    let bench = paths::Bench::set()?;
+    let mut table = table::Table::default();
+    workload::select_only(&bench, seconds, &mut table)?;
+    workload::connects(&bench, seconds, &mut table)?;
+    workload::large_result(&bench, &mut table)?;
+    idle::sessions(&bench, &mut table)?;
+    let text = table.to_markdown(&facts::machine()?, seconds);
+    println!("\n{text}");
+    let report: PathBuf = report.to_path_buf();
+    std::fs::write(&report, text).with_context(|| format!("cannot write `{}`", report.display()))?;
+    println!("written to {}", report.display());
+    Ok(())
+}
