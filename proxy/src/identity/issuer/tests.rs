@@ -40,8 +40,7 @@ async fn asked_at(
         () = wanting => {}
         () = tokio::time::sleep(Duration::from_secs(span)) => {}
     }
-    let seen = asked.lock().clone();
-    seen
+    asked.lock().clone()
 }
 
 fn down() -> Result<KeySet, KeysError> {
