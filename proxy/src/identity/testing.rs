@@ -25,7 +25,8 @@ impl Scratch {
     pub(super) fn new() -> Self {
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).unwrap();
-        let path = std::env::temp_dir().join(format!("chaperone-identity-{:016x}", u64::from_ne_bytes(random)));
+        let path =
+            std::env::temp_dir().join(format!("chaperone-identity-{:016x}", u64::from_ne_bytes(random)));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -82,7 +83,9 @@ impl Signer {
                 let point = key.public_key().as_ref();
                 json!({ "kty": "EC", "crv": "P-256", "x": encode(&point[1..33]), "y": encode(&point[33..]) })
             }
-            Kind::Ed(key) => json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(key.public_key().as_ref()) }),
+            Kind::Ed(key) => {
+                json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(key.public_key().as_ref()) })
+            }
             Kind::Rsa(key) => {
                 let parts = RsaPublicKeyComponents::<Vec<u8>>::from(key.public_key());
                 json!({ "kty": "RSA", "n": encode(&parts.n), "e": encode(&parts.e) })
@@ -109,7 +112,8 @@ impl Signer {
 
     /// A token with any header.
     pub(super) fn sign(&self, header: &Value, claims: &Value) -> String {
-        let message = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+        let message =
+            format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
         let chance = SystemRandom::new();
         let signature = match &self.kind {
             Kind::Ec(key) => key.sign(&chance, message.as_bytes()).unwrap().as_ref().to_vec(),

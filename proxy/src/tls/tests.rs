@@ -84,7 +84,11 @@ fn rules(mode: UpstreamTlsMode, ca_file: Option<PathBuf>) -> UpstreamTls {
 }
 
 /// A handshake between our client end and `config`; the binding, or why not.
-async fn dial(rules: &UpstreamTls, config: Arc<ServerConfig>, name: &str) -> Result<Option<Vec<u8>>, TlsError> {
+async fn dial(
+    rules: &UpstreamTls,
+    config: Arc<ServerConfig>,
+    name: &str,
+) -> Result<Option<Vec<u8>>, TlsError> {
     let connector = Connector::for_resource(rules, None, &Clock::fixed(NOW))?.with_alpn(b"postgresql");
     let (near, far) = duplex(64 * 1024);
     let (client, server) = tokio::join!(connector.connect(near, name), accept(far, config));
@@ -180,9 +184,14 @@ async fn expired_and_future_certificates_are_told_apart() {
     past.not_after = rcgen::date_time_ymd(2026, 1, 1);
     future.not_before = rcgen::date_time_ymd(2030, 1, 1);
     for mode in [UpstreamTlsMode::VerifyCa, UpstreamTlsMode::VerifyFull] {
-        for (params, expected) in [(&past, CertificateFault::Expired), (&future, CertificateFault::NotYetValid)] {
+        for (params, expected) in
+            [(&past, CertificateFault::Expired), (&future, CertificateFault::NotYetValid)]
+        {
             let (pem, key) = ca.server(params.clone());
-            assert_eq!(fault(dial(&rules(mode, file.clone()), server(&pem, &key), "db").await), Some(expected));
+            assert_eq!(
+                fault(dial(&rules(mode, file.clone()), server(&pem, &key), "db").await),
+                Some(expected)
+            );
         }
     }
 }
@@ -272,7 +281,8 @@ fn bindings_follow_the_signatures_hash_and_ed25519_has_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_given_up_on_both_ends() {
-    let connector = Connector::for_resource(&rules(UpstreamTlsMode::Require, None), None, &Clock::fixed(NOW)).unwrap();
+    let connector =
+        Connector::for_resource(&rules(UpstreamTlsMode::Require, None), None, &Clock::fixed(NOW)).unwrap();
     let (near, _kept) = duplex(1024);
     assert!(matches!(connector.connect(near, "db").await, Err(TlsError::Timeout { .. })));
     let dir = Scratch::new();
@@ -298,7 +308,8 @@ async fn an_agent_that_trusts_the_authority_accepts_its_leaves() {
     let dir = Scratch::new();
     let authority = authority(&dir.0);
     let full = rules(UpstreamTlsMode::VerifyFull, Some(dir.file("ca.pem", authority.ca_pem())));
-    let leaf = authority.leaf(&names(&["DB.internal."], &["10.0.0.5", "::ffff:10.0.0.6", "fd00::1"])).unwrap();
+    let leaf =
+        authority.leaf(&names(&["DB.internal."], &["10.0.0.5", "::ffff:10.0.0.6", "fd00::1"])).unwrap();
     for alpn in [None, Some(b"postgresql".as_slice())] {
         for name in ["db.internal", "10.0.0.5", "10.0.0.6", "fd00::1"] {
             let binding = dial(&full, leaf.server_config(alpn).unwrap(), name).await.unwrap();

@@ -51,6 +51,13 @@ impl Verifier {
             now,
             self.provider.signature_verification_algorithms.all,
         )
+        .map_err(|error| match error {
+            // An authority of the same name with another key: made anew, or an impostor. Either way not accepted.
+            Error::InvalidCertificate(CertificateError::BadSignature) => {
+                Error::InvalidCertificate(CertificateError::UnknownIssuer)
+            }
+            other => other,
+        })
     }
 }
 

@@ -13,7 +13,12 @@ fn issuer(clock: &Clock) -> Issuer {
 }
 
 /// Runs `keep_fresh` with scripted answers (the last repeats) for `span`; the seconds at which it asked.
-async fn asked_at(issuer: &Issuer, script: Vec<Result<KeySet, KeysError>>, wants: &[u64], span: u64) -> Vec<u64> {
+async fn asked_at(
+    issuer: &Issuer,
+    script: Vec<Result<KeySet, KeysError>>,
+    wants: &[u64],
+    span: u64,
+) -> Vec<u64> {
     let start = tokio::time::Instant::now();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let script = Arc::new(Mutex::new(VecDeque::from(script)));
@@ -35,8 +40,7 @@ async fn asked_at(issuer: &Issuer, script: Vec<Result<KeySet, KeysError>>, wants
         () = wanting => {}
         () = tokio::time::sleep(Duration::from_secs(span)) => {}
     }
-    let seen = asked.lock().clone();
-    seen
+    asked.lock().clone()
 }
 
 fn down() -> Result<KeySet, KeysError> {
@@ -104,9 +108,15 @@ fn the_version_changes_with_the_keys_and_only_then() {
 #[test]
 fn addresses_that_are_not_plain_https_are_refused() {
     let clock = Clock::fixed(UnixMillis(0));
-    for name in
-        ["http://idp.example", "https://", "idp.example", "https://u:p@idp.example", "https://idp.example#x", "https://idp.example/?a=b", "file:///etc/passwd"]
-    {
+    for name in [
+        "http://idp.example",
+        "https://",
+        "idp.example",
+        "https://u:p@idp.example",
+        "https://idp.example#x",
+        "https://idp.example/?a=b",
+        "file:///etc/passwd",
+    ] {
         assert!(matches!(Issuer::new(name, None, &clock), Err(IdentityError::Issuer { .. })), "{name}");
     }
 }

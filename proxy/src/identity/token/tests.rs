@@ -109,13 +109,16 @@ fn foreign_audiences_issuers_and_subjects_are_refused() {
     let signer = Signer::ec("k");
     let mut narrow = rules();
     narrow.subject = Some("another".into());
-    let verdict = verify(&signer.token(&claims()), &narrow, &key_set(&[signer.jwk()]), UnixMillis(NOW * 1000));
+    let verdict =
+        verify(&signer.token(&claims()), &narrow, &key_set(&[signer.jwk()]), UnixMillis(NOW * 1000));
     assert_eq!(verdict, Err(TokenError::Claim("sub")));
 }
 
 #[test]
 fn groups_must_be_a_bounded_list_of_plain_names() {
-    for wrong in [json!("readers"), json!([1]), json!(["a\nb"]), json!([""]), json!(vec!["g"; 257]), json!({})] {
+    for wrong in
+        [json!("readers"), json!([1]), json!(["a\nb"]), json!([""]), json!(vec!["g"; 257]), json!({})]
+    {
         assert_eq!(judge_claims(&claims_with("groups", wrong)), Err(TokenError::Claim("groups")));
     }
     let Ok(Identity::Verified { groups, .. }) = judge_claims(&claims_with("groups", json!(null))) else {
@@ -167,7 +170,8 @@ fn a_public_key_is_never_an_hmac_secret() {
 
 #[test]
 fn a_symmetric_key_in_the_set_is_not_used() {
-    let jwks = [json!({ "kty": "oct", "k": encode(b"secret"), "kid": "k", "alg": "HS256" }), Signer::ec("e").jwk()];
+    let jwks =
+        [json!({ "kty": "oct", "k": encode(b"secret"), "kid": "k", "alg": "HS256" }), Signer::ec("e").jwk()];
     let message = format!(
         "{}.{}",
         encode(json!({ "alg": "HS256", "kid": "k" }).to_string().as_bytes()),
@@ -200,7 +204,10 @@ fn unknown_and_ambiguous_key_ids_are_refused() {
     let (one, two) = (Signer::ec("k"), Signer::ec("k"));
     let now = UnixMillis(NOW * 1000);
     let token = one.token(&claims());
-    assert_eq!(verify(&token, &rules(), &key_set(&[Signer::ec("x").jwk()]), now), Err(TokenError::UnknownKey));
+    assert_eq!(
+        verify(&token, &rules(), &key_set(&[Signer::ec("x").jwk()]), now),
+        Err(TokenError::UnknownKey)
+    );
     let collision = key_set(&[one.jwk(), two.jwk()]);
     assert_eq!(verify(&token, &rules(), &collision, now), Err(TokenError::AmbiguousKey));
     // The same id for keys of other types is no ambiguity.
@@ -219,14 +226,19 @@ fn keys_for_other_uses_are_skipped() {
         let mut jwk = signer.jwk();
         jwk[name] = value;
         let keys = key_set(&[jwk, Signer::ed("other").jwk()]);
-        assert_eq!(verify(&token, &rules(), &keys, UnixMillis(NOW * 1000)), Err(TokenError::UnknownKey), "{name}");
+        assert_eq!(
+            verify(&token, &rules(), &keys, UnixMillis(NOW * 1000)),
+            Err(TokenError::UnknownKey),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn headers_that_demand_understanding_or_bring_their_own_key_do_not_help() {
     let (good, evil) = (Signer::ec("k"), Signer::ec("k"));
-    let critical = good.sign(&json!({ "alg": "ES256", "kid": "k", "crit": ["b64"], "b64": false }), &claims());
+    let critical =
+        good.sign(&json!({ "alg": "ES256", "kid": "k", "crit": ["b64"], "b64": false }), &claims());
     assert_eq!(judge(&critical, &good), Err(TokenError::Critical));
     let carried = evil.sign(&json!({ "alg": "ES256", "kid": "k", "jwk": evil.jwk() }), &claims());
     assert_eq!(judge(&carried, &good), Err(TokenError::Signature));
@@ -244,7 +256,9 @@ fn garbage_is_not_a_token() {
 
 #[test]
 fn key_sets_without_a_usable_key_do_not_parse() {
-    for text in ["", "{}", "[]", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#, r#"{"keys":[7]}"#] {
+    for text in
+        ["", "{}", "[]", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#, r#"{"keys":[7]}"#]
+    {
         assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
     }
     let many = json!({ "keys": vec![Signer::ec("k").jwk(); 101] });
