@@ -50,6 +50,25 @@ impl Reason {
         Self::PacketShape,
     ];
 
+    /// The word for it in records and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SocketKind => "socket-kind",
+            Self::ConnectProtocol => "connect-protocol",
+            Self::PortZero => "port-zero",
+            Self::NamespaceUnknown => "namespace-unknown",
+            Self::DeviceBound => "device-bound",
+            Self::StampFailed => "stamp-failed",
+            Self::Datagram => "datagram",
+            Self::SocketOption => "socket-option",
+            Self::ProxyPort => "proxy-port",
+            Self::PacketUnstamped => "packet-unstamped",
+            Self::PacketDevice => "packet-device",
+            Self::PacketShape => "packet-shape",
+        }
+    }
+
     /// The reason with this number.
     #[must_use]
     pub fn from_code(code: u32) -> Option<Self> {

@@ -149,6 +149,16 @@ pub struct Appender {
 }
 
 impl Appender {
+    /// Why records are not taken at the moment; `None` while they are.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match &self.shared.writer.lock().condition {
+            Condition::Good => None,
+            Condition::Failed { cause, refused, .. } => Some(format!("{cause}; {refused} events refused since")),
+            Condition::Closed => Some("the record is closed".to_owned()),
+        }
+    }
+
     /// Appends one event. When it returns `Ok`, the record survives the end of this process, however it ends.
     ///
     /// # Errors

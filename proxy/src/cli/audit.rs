@@ -31,12 +31,24 @@ pub enum Command {
 /// Which log, and how to print.
 #[derive(Debug, clap::Args)]
 pub struct Place {
-    /// Directory of the log.
-    #[arg(long, default_value = "/var/lib/chaperone/audit")]
-    dir: PathBuf,
+    /// Directory of the log, for files that were copied elsewhere.
+    #[arg(long, conflicts_with = "config")]
+    dir: Option<PathBuf>,
+    /// Configuration whose log it is.
+    #[arg(long, default_value = "/etc/chaperone/chaperone.toml")]
+    config: PathBuf,
     /// Print JSON, one object per line.
     #[arg(long)]
     json: bool,
+}
+
+impl Place {
+    fn log(&self) -> anyhow::Result<PathBuf> {
+        match &self.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(crate::config::Config::load(&self.config)?.audit.dir),
+        }
+    }
 }
 
 /// What to verify against.
@@ -131,7 +143,7 @@ fn verify(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
         key: args.key.as_ref().map(read).transpose()?,
         checkpoints: args.checkpoint.as_ref().map(read).transpose()?,
     };
-    let dir = &args.place.dir;
+    let dir = &args.place.log()?;
     if let Err(error) = fs::read_dir(dir) {
         return unreadable(dir, &error);
     }
@@ -199,7 +211,7 @@ fn list(args: SearchArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
         sequence: None,
     };
     let form = if args.place.json { Form::Json } else { Form::Line };
-    Ok(print(&args.place.dir, &filter, (form, args.limit), out)?.map_or(UNREADABLE, |_| DONE))
+    Ok(print(&args.place.log()?, &filter, (form, args.limit), out)?.map_or(UNREADABLE, |_| DONE))
 }
 
 fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
@@ -213,7 +225,7 @@ fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
         Filter { ticket: Some(ticket), ..Filter::default() }
     };
     let form = if args.place.json { Form::Json } else { Form::Full };
-    match print(&args.place.dir, &filter, (form, None), out)? {
+    match print(&args.place.log()?, &filter, (form, None), out)? {
         None => Ok(UNREADABLE),
         Some(0) => {
             eprintln!("no record of `{}`", inert(&args.what));

@@ -101,6 +101,27 @@ const REFUSED: [i64; 28] = [
 /// Socket families an agent may use; the kernel's guard sees the internet ones.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
+/// The whole command line of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Launch {
+    #[command(flatten)]
+    file: super::ConfigFile,
+    #[command(flatten)]
+    args: Args,
+}
+
+/// Starts a configured agent in place of this process.
+///
+/// # Errors
+/// When the configuration does not name the agent, or the start fails.
+pub fn launch(launch: Launch) -> anyhow::Result<ExitCode> {
+    let config = launch.file.load()?;
+    if !config.identity.agents.iter().any(|agent| agent.name.0 == launch.args.agent) {
+        anyhow::bail!("no agent named `{}` is configured", launch.args.agent);
+    }
+    run(launch.args, &config.intercept, &config.runtime_dir)
+}
+
 /// Starts the agent in place of this process.
 ///
 /// # Errors
