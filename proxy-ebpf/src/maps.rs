@@ -33,7 +33,7 @@ static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
 #[inline(always)]
 pub fn proxy_port(netns_cookie: u64) -> Option<u16> {
     // SAFETY: the value is a plain integer; a torn read is impossible.
-    let scope = unsafe { SCOPES.get(&netns_cookie) }?;
+    let scope = unsafe { SCOPES.get(netns_cookie) }?;
     let port = scope.proxy_port;
     (port != 0).then_some(port)
 }

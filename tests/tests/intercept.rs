@@ -5,6 +5,14 @@
 //! process between cgroups. INVARIANT: nothing here talks to an address that a packet could reach; the
 //! documentation ranges stand for the outside, and every test of them expects that no packet leaves.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::tests_outside_test_module,
+    reason = "a test stops where it fails, and this file holds nothing else"
+)]
+
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -205,6 +213,7 @@ async fn is_redirected(family: &str, dialled: &str, origin: &str) {
     assert_eq!(connection.origin.uid, 0);
     let counters = world.guard().counters().unwrap();
     assert_eq!((counters.redirected, counters.delivered, counters.flows_lost), (1, 1, 0));
+    assert_eq!(world.guard().flows_waiting().unwrap(), 0);
 }
 
 #[tokio::test]
@@ -420,6 +429,9 @@ async fn without_a_listener_agents_are_refused_and_nothing_leaves() {
     assert_eq!(printed, "ECONNREFUSED\nECONNREFUSED\nECONNREFUSED\nECONNREFUSED\nEPERM");
     server.set_nonblocking(true).unwrap();
     assert!(server.accept().is_err(), "the agent reached a server directly");
+    world.install();
+    assert_eq!(world.guard().counters().unwrap().redirected, 4);
+    assert_eq!(world.guard().flows_waiting().unwrap(), 0, "refused connections left entries behind");
 }
 
 #[tokio::test]
@@ -531,6 +543,15 @@ async fn a_port_the_kernel_could_hand_out_is_refused() {
     let port = range.split_whitespace().next().unwrap().parse().unwrap();
     let settings = Settings { port, ..world.settings.clone() };
     assert!(Guard::install(&settings).is_err());
+}
+
+#[test]
+fn a_parent_that_others_may_rearrange_is_refused() {
+    let mut world = World::new();
+    world.guard = None;
+    let parent = Tree::find().unwrap().mount().join(&world.settings.parent);
+    std::os::unix::fs::chown(parent.join("cgroup.procs"), Some(64_123), None).unwrap();
+    assert!(Guard::install(&world.settings).is_err());
 }
 
 #[test]

@@ -9,14 +9,18 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow, bail};
 use caps::{CapSet, Capability};
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::{Gid, Uid, User, setgid, setgroups, setuid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -190,6 +194,9 @@ fn enter(plan: &Plan<'_>) -> anyhow::Error {
 
 fn prepare(plan: &Plan<'_>) -> anyhow::Result<Command> {
     let (program, arguments) = plan.command.split_first().context("no command was given")?;
+    for stream in [io::stdin().as_raw_fd(), io::stdout().as_raw_fd(), io::stderr().as_raw_fd()] {
+        refuse_network(stream)?;
+    }
     plan.cgroup.admit(std::process::id())?;
     intercept::close_descriptors_on_exec()?;
     give_up(plan.user)?;
@@ -200,6 +207,16 @@ fn prepare(plan: &Plan<'_>) -> anyhow::Result<Command> {
     let mut command = Command::new(program);
     command.args(arguments);
     Ok(command)
+}
+
+/// A standard stream that is a network socket would be a way out that nothing guards.
+fn refuse_network(stream: RawFd) -> anyhow::Result<()> {
+    match getsockname::<SockaddrStorage>(stream) {
+        Ok(address) if address.family() == Some(AddressFamily::Unix) => Ok(()),
+        Ok(_) => bail!("standard stream {stream} is a network socket"),
+        Err(Errno::ENOTSOCK | Errno::EBADF) => Ok(()),
+        Err(problem) => Err(problem).with_context(|| format!("could not inspect standard stream {stream}")),
+    }
 }
 
 /// Capabilities first, while there is the right to drop them; ids after.
@@ -302,6 +319,15 @@ mod tests {
         let long = "x".repeat(STEP_BYTES_MAX + 1);
         assert!(note_step(Path::new("/nonexistent"), &parent, &long).is_err());
         note_step(Path::new("/nonexistent"), &parent, "short").unwrap();
+    }
+
+    #[test]
+    fn a_network_socket_is_not_a_standard_stream() {
+        let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(refuse_network(network.as_raw_fd()).is_err());
+        let (local, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        refuse_network(local.as_raw_fd()).unwrap();
+        refuse_network(fs::File::open("/dev/null").unwrap().as_raw_fd()).unwrap();
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::error::InterceptError;
 
 /// Longest accepted name of an agent or of one of its runs: file systems stop at 255.
 const NAME_BYTES_MAX: usize = 64;
+/// Mode bits that let the group or everybody write.
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// The mounted cgroup2 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +111,18 @@ impl Cgroup {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Refuses a cgroup that others than root may rearrange: its agents could be moved out.
+    pub(super) fn require_roots_own(&self) -> Result<(), InterceptError> {
+        for path in [self.path.clone(), self.path.join("cgroup.procs")] {
+            let refused = |source| InterceptError::Cgroup { action: "trust", path: path.clone(), source };
+            let facts = fs::metadata(&path).map_err(refused)?;
+            if facts.uid() != 0 || facts.mode() & OTHERS_MAY_WRITE != 0 {
+                return Err(refused(io::Error::other("others than root may write to it")));
+            }
+        }
+        Ok(())
     }
 
     /// A child for one run of an agent: `<agent>/<run>`.

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use aya::EbpfError;
 use aya::maps::MapError;
-use aya::programs::ProgramError;
 
 /// A failure of this room. All of them leave the guard as strict as it was, or stricter.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +47,6 @@ pub enum InterceptError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The object with the kernel programs was not accepted.
-    #[error("could not load the kernel programs")]
-    Object(#[source] Box<EbpfError>),
     /// A program was not attached: above the cgroup, another's program may forbid it.
     #[error("could not attach kernel program `{program}` to `{}`", path.display())]
     Attach {
@@ -61,13 +57,13 @@ pub enum InterceptError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// One program was not accepted.
+    /// A program, or the object that holds them all, was not accepted.
     #[error("could not load kernel program `{program}`")]
-    Program {
+    Load {
         /// Its name.
         program: &'static str,
         /// What the kernel said.
-        source: Box<ProgramError>,
+        source: Box<EbpfError>,
     },
     /// A kernel table could not be used.
     #[error("could not use kernel table `{map}`")]

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage};
-use proxy_common::flow::Stamp;
+use proxy_common::flow::{FlowKey, Stamp};
 use proxy_common::scope::Scope;
 
 use super::error::InterceptError;
@@ -37,6 +37,10 @@ impl Tables {
 
     pub(super) fn sockets(&self) -> Result<SkStorage<MapData, Stamp>, InterceptError> {
         self.open(SOCKETS, SkStorage::try_from)
+    }
+
+    pub(super) fn flows(&self) -> Result<HashMap<MapData, FlowKey, Stamp>, InterceptError> {
+        self.open(FLOWS, HashMap::try_from)
     }
 
     pub(super) fn scopes(&self) -> Result<HashMap<MapData, u64, Scope>, InterceptError> {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::cgroup::Cgroup;
 use super::error::InterceptError;
@@ -59,7 +59,7 @@ pub(super) fn load(tables: &Tables) -> Result<Ebpf, InterceptError> {
     for name in maps::ALL {
         loader.map_pin_path(name, tables.pin(name));
     }
-    loader.load(OBJECT).map_err(|source| InterceptError::Object(Box::new(source)))
+    loader.load(OBJECT).map_err(|source| refused("chaperone-ebpf", source))
 }
 
 /// Attaches one program to a cgroup and pins its link as `directory/name`.
@@ -70,7 +70,7 @@ pub(super) fn attach(
     directory: &Path,
 ) -> Result<OwnedFd, InterceptError> {
     let (name, attach_type) = hook;
-    let failed = |source| InterceptError::Program { program: name, source: Box::new(source) };
+    let failed = |source: ProgramError| refused(name, source.into());
     let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::NotLoaded))?;
     load_program(program).map_err(failed)?;
     let fd = program.fd().map_err(failed)?;
@@ -83,6 +83,10 @@ pub(super) fn attach(
     })?;
     sys::pin(&link, &path).map_err(|source| pins::pin("make", &path, source))?;
     Ok(link)
+}
+
+fn refused(program: &'static str, source: EbpfError) -> InterceptError {
+    InterceptError::Load { program, source: Box::new(source) }
 }
 
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
