@@ -28,6 +28,9 @@ pub struct Arrival {
     pub origin: ProcessOrigin,
 }
 
+/// A session that may begin, and who speaks its protocol.
+type Admitted = (Arc<Session>, Arc<dyn Serve>);
+
 /// Serves connections. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Sessions {
@@ -79,7 +82,7 @@ impl Sessions {
         &self,
         identified: Identified,
         destination: SocketAddr,
-    ) -> Result<(Arc<Session>, Arc<dyn Serve>), Box<Turned>> {
+    ) -> Result<Admitted, Box<Turned>> {
         let Identified { agent, evidence } = identified;
         let refuse =
             |reason: &str, known| Box::new(Turned { destination, known: Some(known), reason: reason.to_owned() });

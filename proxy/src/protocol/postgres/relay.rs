@@ -499,11 +499,11 @@ impl<'a> Relay<'a> {
             self.wait = Wait::Nothing;
             let refusal = Refusal { kind: RefusalKind::Cancelled, policies: Vec::new(), ticket };
             self.refused(&refusal);
-            drop(call.send(()));
+            dealt_with(call);
             return;
         }
         let Some(key) = self.parts.upstream_key.clone().filter(|_| !self.engine.is_idle()) else {
-            drop(call.send(()));
+            dealt_with(call);
             return;
         };
         let dialer = self.parts.dialer.clone();
@@ -511,7 +511,7 @@ impl<'a> Relay<'a> {
             if let Err(error) = dialer.cancel(&key).await {
                 tracing::warn!(%error, "cancel not delivered");
             }
-            drop(call.send(()));
+            dealt_with(call);
         });
     }
 
@@ -535,6 +535,13 @@ impl<'a> Relay<'a> {
         drop(tokio::time::timeout(Duration::from_secs(1), goodbye).await);
         (result.bytes_in, result.bytes_out) = self.bytes;
         result
+    }
+}
+
+/// A caller that has gone needs no answer.
+fn dealt_with(call: CancelCall) {
+    if call.send(()).is_err() {
+        tracing::debug!("whoever cancelled has left");
     }
 }
 
