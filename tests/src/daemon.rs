@@ -52,7 +52,6 @@ pub struct Daemon {
     program: PathBuf,
     config: PathBuf,
     parent: String,
-    keep: bool,
     dir: temp::Dir,
 }
 
@@ -85,7 +84,7 @@ impl Daemon {
             .success()
             .context("cannot mount a BPF file system")?;
         // From here on the value exists, so that a failure unmounts again.
-        let mut daemon = Self { process: None, program, config: PathBuf::new(), parent, keep: false, dir };
+        let mut daemon = Self { process: None, program, config: PathBuf::new(), parent, dir };
         daemon.config = daemon.write_config(plan)?;
         Ok(daemon)
     }
@@ -187,15 +186,6 @@ impl Daemon {
         process::run(&mut command, COMMAND_LIMIT)
     }
 
-    /// Leaves the daemon running and everything in place when this value is dropped.
-    pub fn keep(&mut self) {
-        self.keep = true;
-        self.dir.keep();
-        if let Some(process) = &mut self.process {
-            process.detach();
-        }
-    }
-
     fn write_config(&self, plan: &Plan) -> Result<PathBuf> {
         let root = self.dir.path().display();
         let text = format!(
@@ -224,9 +214,6 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
         if let Err(error) = self.clean_up() {
             eprintln!("cleaning up after the daemon: {error:#}");
         }

@@ -154,13 +154,7 @@ impl Server {
         self.process.stop(Signal::SIGQUIT, START_LIMIT).map(|_| ())
     }
 
-    /// Leaves the server running when this value is dropped.
-    pub fn keep(&mut self) {
-        self.process.detach();
-        self.dir.keep();
-    }
-
-    /// The server's process id and its folder, for whoever cleans up a kept one.
+    /// The server's process id and its folder.
     #[must_use]
     pub fn remains(&self) -> (i32, PathBuf) {
         (self.process.pid().as_raw(), self.dir.path().to_path_buf())

@@ -30,7 +30,6 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     farewell: Signal,
-    detached: bool,
 }
 
 impl Process {
@@ -43,7 +42,7 @@ impl Process {
             command.process_group(0).stdin(Stdio::null()).stdout(file).stderr(second).spawn().with_context(
                 || format!("cannot start {name}: `{}`", command.get_program().to_string_lossy()),
             )?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_path_buf(), farewell, detached: false })
+        Ok(Self { name: name.to_owned(), child, log: log.to_path_buf(), farewell })
     }
 
     /// Its process id.
@@ -105,18 +104,10 @@ impl Process {
         });
         answer.with_context(|| format!("output of {}:\n{}", self.name, self.log_tail()))
     }
-
-    /// Lets the process live on when this value is dropped.
-    pub fn detach(&mut self) {
-        self.detached = true;
-    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.detached {
-            return;
-        }
         if self.stop(self.farewell, REAP_LIMIT).is_ok() {
             return;
         }

@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 #[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
-    keep: bool,
 }
 
 impl Dir {
@@ -23,7 +22,7 @@ impl Dir {
         std::fs::create_dir(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
             .with_context(|| format!("cannot open `{}` to others", path.display()))?;
-        Ok(Self { path, keep: false })
+        Ok(Self { path })
     }
 
     /// Where it is.
@@ -47,18 +46,10 @@ impl Dir {
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
         Ok(path)
     }
-
-    /// Leaves the folder in place when this value is dropped.
-    pub fn keep(&mut self) {
-        self.keep = true;
-    }
 }
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
             eprintln!("cannot remove `{}`: {error}", self.path.display());
         }

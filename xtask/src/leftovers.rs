@@ -6,11 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::shell;
+
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Everything of interest that exists at one moment.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,13 +37,21 @@ impl Snapshot {
 }
 
 /// Fails when something is new since `before`, or when a process was orphaned to us.
+///
+/// Looks several times, because a stopped server's children may need a moment to follow it.
 pub(crate) fn require_none(before: &Snapshot) -> Result<()> {
-    let after = Snapshot::take()?;
-    let mut left: Vec<String> = after.since(before).into_iter().map(str::to_owned).collect();
-    left.extend(orphans());
-    if left.is_empty() {
-        eprintln!("left behind: nothing (processes, cgroups, pins, namespaces, mounts, temporary folders)");
-        return Ok(());
+    let mut left = Vec::new();
+    for _ in 0..LOOKS {
+        let after = Snapshot::take()?;
+        left = after.since(before).into_iter().map(str::to_owned).collect();
+        left.extend(orphans());
+        if left.is_empty() {
+            eprintln!(
+                "left behind: nothing (processes, cgroups, pins, namespaces, mounts, temporary folders)"
+            );
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
     }
     bail!("left behind:\n  {}", left.join("\n  "));
 }

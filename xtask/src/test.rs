@@ -38,7 +38,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "they load kernel programs and make cgroups",
             "a few minutes",
         );
-        shell::run(shell::as_root("true")?.arg("the password is asked for here, if at all"))?;
+        // Asks for the password here, if at all, and not in the middle of the tests.
+        shell::run(&mut shell::as_root("true")?)?;
     }
     leftovers::adopt_orphans()?;
     let before = leftovers::Snapshot::take()?;
