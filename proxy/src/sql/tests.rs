@@ -1,0 +1,5 @@
+//! Facts of whole texts.
+
+use super::*;
+
+mod corpus;
