@@ -109,16 +109,15 @@ impl Stage {
     }
 
     /// A subcommand as the approver, on the approver's account.
-    pub(crate) fn as_approver(&self, words: &[&str]) -> Command {
+    pub(crate) fn as_approver(&self, words: &[&str]) -> Result<Command> {
         self.as_account(APPROVER, words)
     }
 
     /// A subcommand on a local account.
-    pub(crate) fn as_account(&self, account: &str, words: &[&str]) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", account, "--regid", account, "--clear-groups"]).arg(self.daemon.program());
-        command.args(words).arg("--config").arg(self.daemon.config()).current_dir("/");
-        command
+    pub(crate) fn as_account(&self, account: &str, words: &[&str]) -> Result<Command> {
+        let mut command = as_account(account)?;
+        command.arg(self.daemon.program()).args(words).arg("--config").arg(self.daemon.config()).current_dir("/");
+        Ok(command)
     }
 
     /// Prints what can be tried while everything runs.
