@@ -254,8 +254,13 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 
 /// A command line that runs what follows as a local account, with that account's group and no other.
 pub fn as_account(account: &str) -> Result<Command> {
-    let user = nix::unistd::User::from_name(account)?.with_context(|| format!("there is no account `{account}`"))?;
+    let user =
+        nix::unistd::User::from_name(account)?.with_context(|| format!("there is no account `{account}`"))?;
     let mut command = Command::new("setpriv");
-    command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid), "--clear-groups".to_owned()]);
+    command.args([
+        format!("--reuid={}", user.uid),
+        format!("--regid={}", user.gid),
+        "--clear-groups".to_owned(),
+    ]);
     Ok(command)
 }

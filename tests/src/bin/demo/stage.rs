@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chaperone::clock::Clock;
 use chaperone_tests::agent::Agent;
-use chaperone_tests::daemon::{Daemon, Plan};
+use chaperone_tests::daemon::{Daemon, Plan, as_account};
 use chaperone_tests::postgres::{Options, Server};
 use chaperone_tests::{sample, temp};
 
@@ -116,7 +116,12 @@ impl Stage {
     /// A subcommand on a local account.
     pub(crate) fn as_account(&self, account: &str, words: &[&str]) -> Result<Command> {
         let mut command = as_account(account)?;
-        command.arg(self.daemon.program()).args(words).arg("--config").arg(self.daemon.config()).current_dir("/");
+        command
+            .arg(self.daemon.program())
+            .args(words)
+            .arg("--config")
+            .arg(self.daemon.config())
+            .current_dir("/");
         Ok(command)
     }
 
