@@ -45,6 +45,8 @@ pub(super) struct Collector {
     pub(super) trouble: Option<String>,
     /// Names that may denote whole rows.
     row_names: BTreeSet<String>,
+    /// A column that the surrounding select's condition holds to one constant.
+    pinned: Option<(String, String)>,
 }
 
 impl Collector {
@@ -221,11 +223,18 @@ impl Collector {
         let [name, value, _] = node.list("args") else {
             return self.unknown("set_config with unusual arguments");
         };
-        match (literal(name), literal(value)) {
-            (Some(name), Some(value)) if guc::may_set(name, &[Some(value)]) => self.does(Effect::Set),
+        let name = literal(name).map(str::to_owned).or_else(|| self.pinned_value(name));
+        match (name, literal(value)) {
+            (Some(name), Some(value)) if guc::may_set(&name, &[Some(value)]) => self.does(Effect::Set),
             (Some(name), _) => self.unknown(format!("set_config of `{name}`")),
             (None, _) => self.unknown("set_config of a computed setting"),
         }
+    }
+
+    /// `set_config(name, ..) FROM pg_settings WHERE name = 'x'`, as pg_dump writes it, sets `x` or nothing.
+    fn pinned_value(&self, expression: &Tree) -> Option<String> {
+        let column = lone_column(expression)?;
+        self.pinned.as_ref().filter(|(name, _)| name == column).map(|(_, value)| value.clone())
     }
 
     /// `(x).name`: a field of a row, or a call of any function `name` that takes one argument.
@@ -282,8 +291,11 @@ impl Collector {
         if node.node("into_clause").is_some() {
             self.does(Effect::Create);
         }
+        let outer = std::mem::replace(&mut self.pinned, pinned(node));
         self.outputs(node.list("target_list"), &scope);
+        self.pinned = None;
         self.children_but(node, &["with_clause", "target_list"], &scope);
+        self.pinned = outer;
     }
 
     /// Output expressions: their names are labels, not columns.
@@ -374,6 +386,29 @@ impl Collector {
 /// A condition restricts something only if it looks at a column (or a cursor's row).
 fn is_filter(condition: &Tree) -> bool {
     condition.contains(&["ColumnRef", "CurrentOfExpr"])
+}
+
+/// The name of an unqualified column.
+fn lone_column(tree: &Tree) -> Option<&str> {
+    match tree.as_node().filter(|node| node.kind == "ColumnRef")?.list("fields") {
+        [only] => Some(only.as_text()),
+        _ => None,
+    }
+}
+
+/// The column that a select over one relation compares with one constant, and nothing else.
+fn pinned(select: &Node) -> Option<(String, String)> {
+    let ([source], Some(condition)) = (select.list("from_clause"), select.node("where_clause")) else { return None };
+    let one_relation = source.as_node().is_some_and(|source| source.kind == "RangeVar");
+    let equals = condition.kind == "AExpr"
+        && condition.int("kind") == i64::from(pg_query::protobuf::AExprKind::AexprOp as i32)
+        && names::parts(condition.get("name")) == ["="];
+    let constant = condition.node("rexpr").is_some_and(|right| right.kind == "AConst");
+    if !(one_relation && equals && constant) {
+        return None;
+    }
+    let value = literal(condition.get("rexpr"))?;
+    Some((lone_column(condition.get("lexpr"))?.to_owned(), value.to_owned()))
 }
 
 /// Built-in functions whose result is a record: a field of it cannot be a call of somebody's function.

@@ -44,7 +44,7 @@ const ALLOWED: &[&str] = &[
     "max_parallel_maintenance_workers", "max_parallel_workers", "max_parallel_workers_per_gather",
     "min_parallel_index_scan_size", "min_parallel_table_scan_size", "parallel_leader_participation",
     "parallel_setup_cost", "parallel_tuple_cost", "plan_cache_mode", "quote_all_identifiers", "random_page_cost",
-    "recursive_worktable_factor", "row_security", "search_path", "seed", "seq_page_cost", "session characteristics",
+    "recursive_worktable_factor", "restrict_nonsystem_relation_kind", "row_security", "search_path", "seed", "seq_page_cost", "session characteristics",
     "statement_timeout", "synchronize_seqscans", "synchronous_commit", "tcp_keepalives_count",
     "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout", "temp_buffers", "timezone",
     "timezone_abbreviations", "transaction", "transaction snapshot", "transaction_deferrable",
