@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::exposure::Exposure;
 use super::super::wire::Bind;
-use super::state::{Copies, Engine, Part, Prepared};
+use super::state::{Copies, Engine, Part};
 use crate::model::{BoundValue, Effect, Operation};
 use crate::sql::{Analysis, Outputs, Statement, StatementKind};
 
@@ -45,8 +45,6 @@ pub(crate) enum Pending {
         text: Arc<str>,
         /// Its analysis.
         analysis: Arc<Analysis>,
-        /// Its operation.
-        operation: Arc<Operation>,
     },
     /// `Bind`
     Bind {
@@ -57,6 +55,14 @@ pub(crate) enum Pending {
     },
     /// `FunctionCall`
     Function,
+}
+
+/// A text, judged as the session stands.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) operation: Arc<Operation>,
+    pub(super) leaks: bool,
+    pub(super) parts: Vec<Part>,
 }
 
 /// One statement of a pending query.
@@ -83,46 +89,22 @@ pub(crate) enum NameChange {
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let mut operation = Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
-        let mut by_name = false;
-        let mut parts = Vec::new();
-        let mut names = Vec::new();
-        let mut leaks = false;
-        for statement in &analysis.statements {
-            let exposure = self.exposure(statement);
-            leaks |= self.leaks(statement, &exposure);
-            let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
-            match self.run_by_name(statement, &mut part) {
-                Some(inner) => {
-                    by_name = true;
-                    merge(&mut operation, &inner);
-                }
-                None => merge(&mut operation, &statement.operation),
-            }
-            names.extend(name_change(statement, analysis, text, &part));
-            parts.push(PartPlan(part));
-        }
-        self.pending = Some(Pending::Query { parts, names });
-        let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
-        Ask { operation, statement: shown(text, &analysis.operation), values: Vec::new(), leaks }
+        let Judged { operation, leaks, parts } = self.judged(analysis);
+        let names = analysis.statements.iter().zip(&parts);
+        let names = names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
+        self.pending = Some(Pending::Query { parts: parts.into_iter().map(PartPlan).collect(), names });
+        let statement = shown(text, &operation);
+        Ask { operation, statement, values: Vec::new(), leaks }
     }
 
     /// The question for a `Parse`.
     pub(super) fn ask_parse(&mut self, name: &str, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let leaks = analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
-        let mut operation = Arc::clone(&analysis.operation);
-        for statement in &analysis.statements {
-            let mut part = Part { outputs: Outputs::None, exposure: Exposure::default(), copies: Copies::No };
-            if let Some(inner) = self.run_by_name(statement, &mut part) {
-                operation = Arc::new(inner);
-            }
-        }
+        let Judged { operation, leaks, .. } = self.judged(analysis);
         let text = shown(text, &operation);
         self.pending = Some(Pending::Parse {
             name: name.to_owned(),
             text: Arc::clone(&text),
             analysis: Arc::clone(analysis),
-            operation: Arc::clone(&operation),
         });
         Ask { operation, statement: text, values: Vec::new(), leaks }
     }
@@ -130,14 +112,10 @@ impl Engine {
     /// The question for a `Bind`; `None` if its statement is not known.
     pub(super) fn ask_bind(&mut self, bind: &Bind<'_>) -> Option<Ask> {
         let prepared = self.statements.get(bind.statement)?;
-        let leaks =
-            prepared.analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
-        let ask = Ask {
-            operation: Arc::clone(&prepared.operation),
-            statement: Arc::clone(&prepared.text),
-            values: bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect(),
-            leaks,
-        };
+        // Judged anew: what it names may be something else by now.
+        let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
+        let values = bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
+        let ask = Ask { operation, statement: Arc::clone(&prepared.text), values, leaks };
         self.pending =
             Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
         Some(ask)
@@ -153,6 +131,35 @@ impl Engine {
         Ask { operation: Arc::new(operation), statement, values: Vec::new(), leaks }
     }
 
+    /// What a text does and can show, as the session stands now.
+    pub(super) fn judged(&self, analysis: &Arc<Analysis>) -> Judged {
+        let by_name = analysis.statements.iter().any(|one| matches!(one.kind, StatementKind::Execute { .. }));
+        let mut operation =
+            Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
+        let mut leaks = false;
+        let mut parts = Vec::with_capacity(analysis.statements.len());
+        for statement in &analysis.statements {
+            let exposure = self.exposure(statement);
+            let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
+            match self.run_by_name(statement, &mut part) {
+                Some((inner, inner_leaks)) => {
+                    leaks |= inner_leaks;
+                    merge(&mut operation, &inner);
+                }
+                None => {
+                    leaks |= self.leaks(statement, &part.exposure);
+                    if by_name {
+                        merge(&mut operation, &statement.operation);
+                    }
+                }
+            }
+            parts.push(part);
+        }
+        // The shared operation keeps its identity, by which the gate remembers decisions.
+        let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
+        Judged { operation, leaks, parts }
+    }
+
     /// What a statement can show, as the session stands.
     pub(super) fn exposure(&self, statement: &Statement) -> Exposure {
         self.view.table.exposure(&self.view.catalog, &statement.operation, statement.opaque)
@@ -162,19 +169,21 @@ impl Engine {
         exposure.touches && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from) || copies(statement) == Copies::Out)
     }
 
-    /// What a statement that names another runs, and what that can show. An unknown name can show anything.
-    fn run_by_name(&self, statement: &Statement, part: &mut Part) -> Option<Operation> {
+    /// What a statement that names another runs, whether that leaks, and (in `part`) what it can show. An unknown name can
+    /// show and do anything.
+    fn run_by_name(&self, statement: &Statement, part: &mut Part) -> Option<(Operation, bool)> {
         match &statement.kind {
             StatementKind::Execute { name } => match self.statements.get(name) {
                 Some(prepared) => {
                     let inner = prepared.analysis.statements.first();
                     part.exposure = inner.map_or_else(Exposure::total, |inner| self.exposure(inner));
                     part.outputs = inner.map_or(Outputs::Unknown, |inner| inner.outputs.clone());
-                    Some((*prepared.operation).clone())
+                    let leaks = inner.is_none_or(|inner| self.leaks(inner, &part.exposure));
+                    Some(((*prepared.analysis.operation).clone(), leaks))
                 }
                 None => {
                     self.unknown_name(part);
-                    Some(Operation::unknown())
+                    Some((Operation::unknown(), part.exposure.touches))
                 }
             },
             StatementKind::Fetch { name } => {
@@ -271,10 +280,4 @@ fn bound(value: Option<&[u8]>, format: i16) -> BoundValue {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Prepared {
-    pub(super) fn opaque(&self) -> bool {
-        self.analysis.statements.iter().any(|statement| statement.opaque)
-    }
 }

@@ -8,7 +8,7 @@ use super::state::{
     Copies, CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared, Query,
     STATEMENTS_MAX,
 };
-use crate::model::{Effect, Operation, Tally};
+use crate::model::{Effect, Tally};
 use crate::sql::Analysis;
 
 /// `Sync`, `Flush`, `Terminate`.
@@ -228,9 +228,9 @@ impl Engine {
     pub(crate) fn permitted(&mut self, request: u64) {
         match self.pending.take() {
             Some(Pending::Query { parts, names }) => self.permitted_query(request, parts, names),
-            Some(Pending::Parse { name, text, analysis, operation }) => {
-                let changes = operation.effects.iter().any(|effect| changes_objects(*effect));
-                let prepared = Arc::new(Prepared { text, analysis, operation, request });
+            Some(Pending::Parse { name, text, analysis }) => {
+                let changes = analysis.operation.effects.iter().any(|effect| changes_objects(*effect));
+                let prepared = Arc::new(Prepared { text, analysis, request });
                 let previous = self.replace_statement(&name, prepared);
                 if let Some(unnamed) = previous.as_ref().filter(|_| name.is_empty()) {
                     self.forget(unnamed.request);
@@ -270,11 +270,11 @@ impl Engine {
             tracing::error!("a bind was permitted for a statement that is gone");
             return;
         };
-        let exposure = self.view.table.exposure(&self.view.catalog, &statement.operation, statement.opaque());
-        let plan = if exposure.touches { PortalPlan::Undescribed } else { PortalPlan::Clear };
+        let (exposure, outputs) = self.sight(&statement.analysis);
+        let plan = PortalPlan::of(&exposure);
         self.owed.push_back(Expect::Bind { request, denial: None });
         let tally = Tally::default();
-        let bound = Portal { request, statement, exposure, plan, tally, executed: false, owed: 1, named: true };
+        let bound = Portal { request, statement, exposure, outputs, plan, tally, executed: false, owed: 1, named: true };
         self.portals.insert(request, bound);
         self.portal_names.insert(portal, request);
         self.last_portal = request;
@@ -306,8 +306,7 @@ impl Engine {
     fn apply(&mut self, change: NameChange) -> Vec<String> {
         match change {
             NameChange::Prepare(name, analysis, text) => {
-                let operation = inner_operation(&analysis);
-                let prepared = Prepared { text, analysis, operation, request: 0 };
+                let prepared = Prepared { text, analysis, request: 0 };
                 self.drop_statement(&name);
                 self.statements.insert(name.clone(), Arc::new(prepared));
                 vec![name]
@@ -340,10 +339,6 @@ impl Engine {
             }
         }
     }
-}
-
-fn inner_operation(analysis: &Analysis) -> Arc<Operation> {
-    Arc::clone(&analysis.operation)
 }
 
 fn changes_objects(effect: Effect) -> bool {

@@ -112,8 +112,7 @@ impl Engine {
             Some(Expect::DescribeStatement { denial: None }) => pass(frame, out),
             Some(Expect::DescribePortal { portal, injected }) => {
                 if let Some(bound) = self.portals.get_mut(&portal) {
-                    let outputs = outputs_of(bound);
-                    let plan = self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &outputs);
+                    let plan = self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &bound.outputs);
                     bound.plan = PortalPlan::Known(Arc::new(plan));
                 }
                 self.portal_paid(portal);
@@ -396,14 +395,6 @@ fn known_plan(portal: &Portal) -> Option<Arc<Plan>> {
     match &portal.plan {
         PortalPlan::Known(plan) => Some(Arc::clone(plan)),
         PortalPlan::Clear | PortalPlan::Undescribed | PortalPlan::Asked => None,
-    }
-}
-
-/// What the parse tree says of a portal's result.
-fn outputs_of(portal: &Portal) -> Outputs {
-    match portal.statement.analysis.statements.as_slice() {
-        [only] => only.outputs.clone(),
-        _ => Outputs::Unknown,
     }
 }
 

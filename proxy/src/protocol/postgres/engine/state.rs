@@ -8,8 +8,8 @@ use super::super::exposure::{Exposure, MaskTable};
 use super::super::wire::WireError;
 use super::ask::Pending;
 use crate::mask::{Keys, Plan};
-use crate::model::{Operation, Outcome, Tally};
-use crate::sql::Analysis;
+use crate::model::{Outcome, Tally};
+use crate::sql::{Analysis, Outputs};
 
 /// Prepared statements a session may hold. Drivers cache at most a few hundred.
 pub(super) const STATEMENTS_MAX: usize = 4_096;
@@ -52,7 +52,6 @@ pub(crate) struct View {
 pub(super) struct Prepared {
     pub(super) text: Arc<str>,
     pub(super) analysis: Arc<Analysis>,
-    pub(super) operation: Arc<Operation>,
     /// The request under which it was prepared; 0 for one made by SQL.
     pub(super) request: u64,
 }
@@ -63,6 +62,8 @@ pub(super) struct Portal {
     pub(super) request: u64,
     pub(super) statement: Arc<Prepared>,
     pub(super) exposure: Exposure,
+    /// What the parse tree says of its result.
+    pub(super) outputs: Outputs,
     pub(super) plan: PortalPlan,
     pub(super) tally: Tally,
     /// True once an Execute was sent; the outcome of the request hangs on it.
@@ -84,6 +85,13 @@ pub(super) enum PortalPlan {
     Asked,
     /// Known.
     Known(Arc<Plan>),
+}
+
+impl PortalPlan {
+    /// The plan of a portal that was just bound.
+    pub(super) fn of(exposure: &Exposure) -> Self {
+        if exposure.touches { Self::Undescribed } else { Self::Clear }
+    }
 }
 
 /// One reply that the server owes.
@@ -121,7 +129,7 @@ pub(super) struct Query {
 /// One statement of a simple query: what its result can show.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) outputs: crate::sql::Outputs,
+    pub(super) outputs: Outputs,
     pub(super) exposure: Exposure,
     pub(super) copies: Copies,
 }
@@ -218,13 +226,34 @@ impl Engine {
     /// Replaces what is masked. Portals that are already bound keep the stricter of nothing: they are asked for anew.
     pub(crate) fn set_view(&mut self, view: View) {
         self.view = view;
-        for portal in self.portals.values_mut() {
-            let operation = &portal.statement.operation;
-            let opaque = portal.statement.analysis.statements.iter().any(|statement| statement.opaque);
-            portal.exposure = self.view.table.exposure(&self.view.catalog, operation, opaque);
-            portal.plan = if portal.exposure.touches { PortalPlan::Undescribed } else { PortalPlan::Clear };
-        }
+        // Cursors first: a portal that fetches from one of before is then judged as unknown.
         self.cursors.clear();
+        let seen: Vec<(u64, Exposure, Outputs)> = self
+            .portals
+            .iter()
+            .map(|(request, portal)| {
+                let (exposure, outputs) = self.sight(&portal.statement.analysis);
+                (*request, exposure, outputs)
+            })
+            .collect();
+        for (request, exposure, outputs) in seen {
+            if let Some(portal) = self.portals.get_mut(&request) {
+                portal.plan = PortalPlan::of(&exposure);
+                portal.exposure = exposure;
+                portal.outputs = outputs;
+            }
+        }
+    }
+
+    /// What the one result of a prepared text can show.
+    pub(super) fn sight(&self, analysis: &Arc<Analysis>) -> (Exposure, Outputs) {
+        let parts = self.judged(analysis).parts;
+        let exposure = parts.iter().fold(Exposure::default(), |all, part| all.and(&part.exposure));
+        let outputs = match parts.as_slice() {
+            [only] => only.outputs.clone(),
+            _ => Outputs::Unknown,
+        };
+        (exposure, outputs)
     }
 
     /// The catalog in use.
