@@ -1,4 +1,7 @@
 //! `chaperone daemon`: the service.
+//!
+//! Reads the configuration, sets up the daemon's own log on standard error, and hands over to the composition root.
+//! The record of what agents did is not this log.
 
 use std::process::ExitCode;
 

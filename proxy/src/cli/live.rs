@@ -1,4 +1,6 @@
 //! `status`, `sessions`, `reload`, `uninstall`: live operation.
+//!
+//! Prints what the daemon says. Text that came from an agent or its issuer is made inert before it meets a terminal.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,6 @@
 //! What the daemon answers about itself, and the small adapters between rooms.
+//!
+//! Refuses nothing by itself: who may ask is decided in `control`. A process that cannot be looked at counts as an agent.
 
 use std::borrow::Cow;
 use std::path::PathBuf;

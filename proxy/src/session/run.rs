@@ -1,4 +1,6 @@
 //! One connection's way through the rooms.
+//!
+//! Identify, find the resource, open the door, speak, close. INVARIANT: whoever fails a step is reset and recorded.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

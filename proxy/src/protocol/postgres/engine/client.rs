@@ -1,4 +1,7 @@
 //! Messages from the agent: what each becomes.
+//!
+//! Forwarded under a permit, replaced by bytes of the program's own, answered by nothing, or held back for a verdict.
+//! INVARIANT: a frame that names something unknown is replaced by one that fails on the server.
 
 use std::sync::Arc;
 

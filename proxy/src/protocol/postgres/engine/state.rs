@@ -1,4 +1,7 @@
 //! The tables of a session: statements, portals, owed replies.
+//!
+//! INVARIANT: `owed` lists exactly the replies the server still has to send, in order; everything the engine knows of the
+//! server's state follows from paying it off.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
