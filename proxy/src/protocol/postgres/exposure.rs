@@ -334,7 +334,9 @@ mod tests {
 
     #[test]
     fn relations_without_masked_columns_are_left_alone() {
-        assert_eq!(touching(&[(None, "orders")]), Exposure::default());
+        let exposure = touching(&[(None, "orders")]);
+        assert!(!exposure.touches && !exposure.unknown && !masked(text(11, 1), &exposure, &Outputs::Unknown));
+        assert!(!masked(text(0, 0), &exposure, &Outputs::Unknown), "an expression over it cannot show a masked column");
         assert!(!touching(&[(Some("other"), "orders")]).touches);
     }
 
