@@ -16,17 +16,19 @@ fn scanned(sql: &str) -> Option<Vec<(usize, usize)>> {
     let mut national = None;
     for token in tokens {
         let (start, end) = (usize::try_from(token.start).unwrap(), usize::try_from(token.end).unwrap());
-        match Token::try_from(token.token).unwrap() {
-            Token::Nchar if end - start == 1 => {
+        match Token::try_from(token.token).ok() {
+            Some(Token::Nchar) if end - start == 1 => {
                 national = Some(start);
                 continue;
             }
-            Token::Sconst
-            | Token::Bconst
-            | Token::Xconst
-            | Token::Usconst
-            | Token::Iconst
-            | Token::Fconst => {
+            Some(
+                Token::Sconst
+                | Token::Bconst
+                | Token::Xconst
+                | Token::Usconst
+                | Token::Iconst
+                | Token::Fconst,
+            ) => {
                 literals.push((national.filter(|at| at + 1 == start).unwrap_or(start), end));
             }
             _ => {}
@@ -38,7 +40,7 @@ fn scanned(sql: &str) -> Option<Vec<(usize, usize)>> {
 
 /// Whatever the lexer accepts, PostgreSQL accepts with the same literals.
 #[track_caller]
-fn agree(sql: &str) {
+pub(super) fn agree(sql: &str) {
     let Some(shape) = Shape::of(sql) else { return };
     let ours: Vec<_> = shape.literals.iter().map(|literal| (literal.start, literal.end)).collect();
     match scanned(sql) {
