@@ -80,7 +80,6 @@ impl Collector {
         }
     }
 
-
     fn children(&mut self, node: &Node, scope: &Scope) {
         self.children_but(node, &[], scope);
     }
@@ -141,8 +140,10 @@ impl Collector {
             "LockingClause" => self.does(Effect::Update),
             "RangeTableSample" => {
                 let method = names::parts(node.get("method"));
-                if !matches!(method.as_slice(), ["bernoulli" | "system"] | ["pg_catalog", "bernoulli" | "system"])
-                {
+                if !matches!(
+                    method.as_slice(),
+                    ["bernoulli" | "system"] | ["pg_catalog", "bernoulli" | "system"]
+                ) {
                     self.runs_unseen_code();
                 }
                 self.children(node, scope);
@@ -363,7 +364,8 @@ impl Collector {
             self.unfiltered = true;
         }
         for clause in node.list("merge_when_clauses").iter().filter_map(Tree::as_node) {
-            let command = i32::try_from(clause.int("command_type")).ok().and_then(|raw| CmdType::try_from(raw).ok());
+            let command =
+                i32::try_from(clause.int("command_type")).ok().and_then(|raw| CmdType::try_from(raw).ok());
             match command {
                 Some(CmdType::CmdUpdate) => self.does(Effect::Update),
                 Some(CmdType::CmdInsert) => self.does(Effect::Insert),
@@ -377,8 +379,7 @@ impl Collector {
 
     /// The facts, once everything was walked.
     pub(super) fn finish(mut self) -> Self {
-        self.operation.has_filter =
-            !self.unfiltered && !self.operation.effects.contains(&Effect::Unknown);
+        self.operation.has_filter = !self.unfiltered && !self.operation.effects.contains(&Effect::Unknown);
         self
     }
 }
@@ -398,7 +399,9 @@ fn lone_column(tree: &Tree) -> Option<&str> {
 
 /// The column that a select over one relation compares with one constant, and nothing else.
 fn pinned(select: &Node) -> Option<(String, String)> {
-    let ([source], Some(condition)) = (select.list("from_clause"), select.node("where_clause")) else { return None };
+    let ([source], Some(condition)) = (select.list("from_clause"), select.node("where_clause")) else {
+        return None;
+    };
     let one_relation = source.as_node().is_some_and(|source| source.kind == "RangeVar");
     let equals = condition.kind == "AExpr"
         && condition.int("kind") == i64::from(pg_query::protobuf::AExprKind::AexprOp as i32)

@@ -9,6 +9,7 @@ use super::{Analysis, ColumnReads, Outputs, StatementKind, analyse_text};
 mod corpus;
 mod evasions;
 mod flows;
+mod mutations;
 mod session;
 mod shapes;
 

@@ -16,7 +16,8 @@ fn is_denied(sql: &str) -> Option<String> {
     let analysis = analyse_text(sql);
     let opaque = analysis.statements.iter().any(|statement| statement.opaque)
         || analysis.operation.effects.contains(&Effect::Execute);
-    (analysis.is_unknown() || opaque).then(|| format!("{:?} {:?}\n{sql}", analysis.trouble, analysis.operation))
+    (analysis.is_unknown() || opaque)
+        .then(|| format!("{:?} {:?}\n{sql}", analysis.trouble, analysis.operation))
 }
 
 #[test]

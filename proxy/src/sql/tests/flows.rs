@@ -7,9 +7,15 @@ fn outputs_of_plain_selects_are_column_reads() {
     for (sql, all) in [
         ("SELECT id, c.ssn FROM customers c", vec![columns(&["id"]), columns(&["ssn"])]),
         ("SELECT 1, $1, 'x', NULL, count(*), now() FROM t", vec![ColumnReads::Nothing; 6]),
-        ("SELECT upper(a) || b::text, coalesce(a, c) FROM t", vec![columns(&["a", "b"]), columns(&["a", "c"])]),
+        (
+            "SELECT upper(a) || b::text, coalesce(a, c) FROM t",
+            vec![columns(&["a", "b"]), columns(&["a", "c"])],
+        ),
         ("SELECT CASE WHEN a > 1 THEN b ELSE c END FROM t", vec![columns(&["a", "b", "c"])]),
-        ("SELECT a.x, b.y FROM a JOIN b USING (id) LEFT JOIN c ON c.i = a.i", vec![columns(&["x"]), columns(&["y"])]),
+        (
+            "SELECT a.x, b.y FROM a JOIN b USING (id) LEFT JOIN c ON c.i = a.i",
+            vec![columns(&["x"]), columns(&["y"])],
+        ),
         ("SELECT public.t.a FROM public.t", vec![columns(&["a"])]),
         ("SELECT tags[1], ROW(a, b) FROM t", vec![columns(&["tags"]), columns(&["a", "b"])]),
         ("SELECT sum(a) FILTER (WHERE b) FROM t", vec![columns(&["a", "b"])]),
@@ -62,16 +68,28 @@ fn outputs_that_cannot_be_proven_are_unknown() {
 #[test]
 fn whole_rows_and_unlisted_code_are_unknown_columns() {
     for value in [
-        "c", "customers", "c::text", "row_to_json(c)", "to_jsonb(c.*)", "ssn(c)", "(c).ssn", "c.to_jsonb",
-        "c.row_to_json", "(SELECT 1)", "ARRAY(SELECT 1)", "my_function(1)", "id <<< 1", "count(c)", "c IS NULL",
-        "query_to_xml('select 1', true, true, '')", "jsonb_build_object('a', c)", "(c).name", "ROW(c.*)",
+        "c",
+        "customers",
+        "c::text",
+        "row_to_json(c)",
+        "to_jsonb(c.*)",
+        "ssn(c)",
+        "(c).ssn",
+        "c.to_jsonb",
+        "c.row_to_json",
+        "(SELECT 1)",
+        "ARRAY(SELECT 1)",
+        "my_function(1)",
+        "id <<< 1",
+        "count(c)",
+        "c IS NULL",
+        "query_to_xml('select 1', true, true, '')",
+        "jsonb_build_object('a', c)",
+        "(c).name",
+        "ROW(c.*)",
     ] {
         let sql = format!("SELECT id, {value} FROM public.customers c, customers");
-        assert_eq!(
-            outputs(&sql),
-            Outputs::Columns(vec![columns(&["id"]), ColumnReads::Unknown]),
-            "{sql}"
-        );
+        assert_eq!(outputs(&sql), Outputs::Columns(vec![columns(&["id"]), ColumnReads::Unknown]), "{sql}");
     }
     assert_eq!(
         outputs("UPDATE t SET a = 1 RETURNING old, new"),
@@ -81,7 +99,14 @@ fn whole_rows_and_unlisted_code_are_unknown_columns() {
 
 #[test]
 fn statements_without_rows_have_no_outputs() {
-    for sql in ["INSERT INTO t VALUES (1)", "BEGIN", "SET jit = off", "SELECT a INTO x FROM t", "CREATE TABLE t ()", "MOVE c"] {
+    for sql in [
+        "INSERT INTO t VALUES (1)",
+        "BEGIN",
+        "SET jit = off",
+        "SELECT a INTO x FROM t",
+        "CREATE TABLE t ()",
+        "MOVE c",
+    ] {
         assert_eq!(outputs(sql), Outputs::None, "{sql}");
     }
 }
@@ -108,8 +133,14 @@ fn what_is_copied_into_relations_is_named() {
         ("SELECT ssn INTO x FROM customers", columns(&["ssn"])),
         ("SELECT ssn INTO x FROM customers UNION SELECT 1", ColumnReads::Unknown),
         ("CREATE TABLE x AS EXECUTE p", ColumnReads::Unknown),
-        ("MERGE INTO t USING customers s ON t.a = s.a WHEN MATCHED THEN UPDATE SET a = s.ssn", columns(&["ssn"])),
-        ("MERGE INTO t USING s ON t.a = s.a WHEN NOT MATCHED THEN INSERT (a) VALUES (s.ssn)", columns(&["ssn"])),
+        (
+            "MERGE INTO t USING customers s ON t.a = s.a WHEN MATCHED THEN UPDATE SET a = s.ssn",
+            columns(&["ssn"]),
+        ),
+        (
+            "MERGE INTO t USING s ON t.a = s.a WHEN NOT MATCHED THEN INSERT (a) VALUES (s.ssn)",
+            columns(&["ssn"]),
+        ),
         ("WITH w AS (SELECT ssn FROM customers) INSERT INTO t SELECT * FROM w", ColumnReads::Unknown),
         ("WITH w AS (INSERT INTO t SELECT ssn FROM customers RETURNING 1) SELECT 1", ColumnReads::Unknown),
         ("EXPLAIN ANALYZE INSERT INTO t SELECT ssn FROM customers", columns(&["ssn"])),
