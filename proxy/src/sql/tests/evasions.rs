@@ -301,7 +301,7 @@ fn the_second_parser_only_adds_suspicion() {
     let tree = tree::grow(&result.protobuf.stmts[0].stmt).unwrap();
     let found = known(sql).operation;
     assert_eq!(second::objection(sql, &tree, &found), None);
-    let mut less = found.clone();
+    let mut less = (*found).clone();
     less.relations.pop_last();
     assert!(second::objection(sql, &tree, &less).is_some());
     // It is told of a write that the facts lack.
