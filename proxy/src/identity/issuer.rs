@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openidconnect::url::Url;
+use url::Url;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
