@@ -87,7 +87,10 @@ pub fn sessions(command: Sessions) -> anyhow::Result<ExitCode> {
             Answer::Sessions { sessions } => {
                 for one in sessions {
                     let exe = shown(&one.exe);
-                    println!("{}  {}  {}  {}  pid {}  {exe}", one.id, one.agent, one.resource, one.destination, one.pid);
+                    println!(
+                        "{}  {}  {}  {}  pid {}  {exe}",
+                        one.id, one.agent, one.resource, one.destination, one.pid
+                    );
                 }
             }
             other => return Ok(refused(&other)),

@@ -100,7 +100,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
     let listener = guard.listen()?;
     watchers::start(&sessions, &running, &guard)?;
-    let server = Server::new(Arc::clone(&running) as Arc<dyn Services>, running.queue.clone(), sessions.registry.clone());
+    let server = Server::new(
+        Arc::clone(&running) as Arc<dyn Services>,
+        running.queue.clone(),
+        sessions.registry.clone(),
+    );
     let control = |source| DaemonError::Io { what: "the control socket", source };
     server.start(&config.runtime_dir, &shutdown).map_err(control)?;
     if let Some(address) = &config.metrics {

@@ -4,9 +4,9 @@
 //! people; both come back as a future that the driver polls beside its streams.
 //! INVARIANT: after a hold the request is decided again; an approval never outlives a policy that denies.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use crate::approval::{self, Approval, Ask, Queue, Submission, Waiter};
 use crate::audit::{Appender, Event};
 use crate::clock::Clock;
 use crate::model::{
-    AgentName, BoundValue, Clearance, ColumnName, Decision, HoldTerms, Identity, MaskStrategy, Operation, Outcome, Principal,
-    RequestId, Session, TicketId, Verdict,
+    AgentName, BoundValue, Clearance, ColumnName, Decision, HoldTerms, Identity, MaskStrategy, Operation,
+    Outcome, Principal, RequestId, Session, TicketId, Verdict,
 };
 use crate::policy::{ColumnQuestion, Live, Question, Set};
 
@@ -191,7 +191,8 @@ impl Door {
         let id = self.next_id();
         let (bundle, principal) = self.standing();
         let decision = self.decide(&bundle, &principal, &request.operation);
-        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let case =
+            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
         let counts = &self.gate.counts;
         match &decision.verdict {
             Verdict::Allow => {
@@ -215,7 +216,8 @@ impl Door {
         let (bundle, principal) = self.standing();
         let mut decision = (*self.decide(&bundle, &principal, &request.operation)).clone();
         decision.verdict = Verdict::Deny;
-        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let case =
+            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
         let refusal = case.deny(&decision, None);
         Refusal { kind, ..refusal }
     }
@@ -225,7 +227,12 @@ impl Door {
         RequestId { session: self.session.id, number }
     }
 
-    fn decide(&mut self, bundle: &Arc<Set>, principal: &Arc<Principal>, operation: &Arc<Operation>) -> Arc<Decision> {
+    fn decide(
+        &mut self,
+        bundle: &Arc<Set>,
+        principal: &Arc<Principal>,
+        operation: &Arc<Operation>,
+    ) -> Arc<Decision> {
         let now = self.gate.clock.now();
         let session = &self.session;
         self.cache.decide((bundle, principal, now), operation, || {
@@ -310,7 +317,9 @@ impl Case {
     fn retry(self, decision: &Decision, approval: Approval) -> Admission {
         let undecided = self.undecided();
         let decision = decision.clone();
-        Admission::Recording(Box::pin(async move { self.release_approved(undecided, &decision, approval).await }))
+        Admission::Recording(Box::pin(
+            async move { self.release_approved(undecided, &decision, approval).await },
+        ))
     }
 
     /// Records a held request's approval durably and mints its permit.

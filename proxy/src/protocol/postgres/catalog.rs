@@ -101,7 +101,11 @@ impl Catalog {
         }
         for row in generated {
             let (oid, attribute, source) = triple(4, &row)?;
-            catalog.generated.entry(number(4, oid)?).or_default().push((number(4, attribute)?, number(4, source)?));
+            catalog
+                .generated
+                .entry(number(4, oid)?)
+                .or_default()
+                .push((number(4, attribute)?, number(4, source)?));
         }
         Ok(catalog)
     }
@@ -127,7 +131,9 @@ impl Catalog {
     pub(crate) fn named<'a>(&'a self, schema: Option<&'a str>, name: &str) -> impl Iterator<Item = u32> + 'a {
         let all = self.by_name.get(name).map_or(&[] as &[u32], Vec::as_slice);
         all.iter().copied().filter(move |oid| {
-            schema.is_none_or(|schema| self.relations.get(oid).is_some_and(|relation| relation.schema == schema))
+            schema.is_none_or(|schema| {
+                self.relations.get(oid).is_some_and(|relation| relation.schema == schema)
+            })
         })
     }
 
@@ -151,7 +157,11 @@ impl Catalog {
     /// Name of a column.
     #[must_use]
     pub(crate) fn attribute_name(&self, oid: u32, attribute: i16) -> Option<&str> {
-        self.attributes.get(&oid)?.iter().find(|(number, _)| *number == attribute).map(|(_, name)| name.as_str())
+        self.attributes
+            .get(&oid)?
+            .iter()
+            .find(|(number, _)| *number == attribute)
+            .map(|(_, name)| name.as_str())
     }
 
     /// Generated and defaulted columns of a relation with the columns they are computed from.
@@ -207,7 +217,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_family_follows_inheritance_even_in_a_circle() {
-        let catalog = Catalog::read([vec![], rows(&[&["2", "1"], &["3", "2"], &["1", "3"]]), vec![], vec![], vec![]]);
+        let catalog =
+            Catalog::read([vec![], rows(&[&["2", "1"], &["3", "2"], &["1", "3"]]), vec![], vec![], vec![]]);
         let mut family = catalog.unwrap().family(1);
         family.sort_unstable();
         assert_eq!(family, [1, 2, 3]);

@@ -22,7 +22,9 @@ use super::engine::{Ask, Engine, EngineError, Note, Step, View};
 use super::greeting::Client;
 use super::wire::{self, CancelKey, Kind, Notice, next_frame};
 use super::{Postgres, mask_table, notices};
-use crate::gate::{Admission, Guarded, HoldNews, Pending, Permit, Refusal, RefusalKind, Released, Request, Upstream};
+use crate::gate::{
+    Admission, Guarded, HoldNews, Pending, Permit, Refusal, RefusalKind, Released, Request, Upstream,
+};
 use crate::mask::Keys;
 use crate::model::Principal;
 use crate::net::{Fill, poll_drain, poll_fill};
@@ -127,7 +129,12 @@ pub(super) struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(mut parts: SessionParts, incoming: Incoming, postgres: &'a Postgres, keys: Keys) -> Self {
+    pub(super) fn new(
+        mut parts: SessionParts,
+        incoming: Incoming,
+        postgres: &'a Postgres,
+        keys: Keys,
+    ) -> Self {
         let view = std::mem::take(&mut parts.view);
         let standing = incoming.door.standing();
         Self {
@@ -193,7 +200,8 @@ impl<'a> Relay<'a> {
             if self.passing > 0 || self.to_agent.len() >= BEHIND_BYTES_MAX {
                 return Ok(());
             }
-            let header = next_frame(&self.from_server, &|_| Some(SERVER_LENGTH_MAX)).map_err(EngineError::Server)?;
+            let header =
+                next_frame(&self.from_server, &|_| Some(SERVER_LENGTH_MAX)).map_err(EngineError::Server)?;
             let Some(header) = header else { return Ok(()) };
             if let Some(frame) = self.from_server.get(..header.total) {
                 self.engine.server(frame, &mut self.to_agent)?;
@@ -222,7 +230,9 @@ impl<'a> Relay<'a> {
     /// Handles the agent's next frame; false if there is none, or it waits.
     fn pump_agent(&mut self) -> Result<bool, EngineError> {
         let buffer = &self.parts.client.buffer;
-        let Some(header) = next_frame(buffer, &Kind::limits()).map_err(EngineError::Client)? else { return Ok(false) };
+        let Some(header) = next_frame(buffer, &Kind::limits()).map_err(EngineError::Client)? else {
+            return Ok(false);
+        };
         let Some(frame) = buffer.get(..header.total) else { return Ok(false) };
         let step = self.engine.client(frame)?;
         match step {
@@ -294,7 +304,8 @@ impl<'a> Relay<'a> {
             return None;
         }
         let age = self.postgres.clock.instant().saturating_duration_since(self.catalog_at);
-        let doubt = self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
+        let doubt =
+            self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
         if doubt && age >= CATALOG_AGE_WHEN_IN_DOUBT {
             return Some(CATALOG_AGE_WHEN_IN_DOUBT);
         }
@@ -387,7 +398,10 @@ impl<'a> Relay<'a> {
     /// Whether the session is over and everything owed was delivered.
     fn settled(&mut self) -> Option<End> {
         let quiet = self.to_agent.is_empty() && self.parts.upstream.queued() == 0;
-        if self.agent_ended && matches!(self.wait, Wait::Nothing) && (self.engine.is_idle() || self.parts.client.buffer.is_empty()) {
+        if self.agent_ended
+            && matches!(self.wait, Wait::Nothing)
+            && (self.engine.is_idle() || self.parts.client.buffer.is_empty())
+        {
             // An agent that leaves while a statement runs does not stop it: the resource is told, and finishes or not.
             return Some(if self.engine.is_idle() { End::Goodbye } else { End::AgentGone });
         }
@@ -520,7 +534,9 @@ impl<'a> Relay<'a> {
             End::Goodbye => (None, SessionEnd::quiet("the agent left")),
             End::AgentGone => (None, SessionEnd::quiet("the agent left in the middle of a request")),
             End::AgentBroke(error) => (None, SessionEnd::client(error.to_string())),
-            End::ServerGone => (Some(notices::lost()), SessionEnd::server("the resource closed the connection")),
+            End::ServerGone => {
+                (Some(notices::lost()), SessionEnd::server("the resource closed the connection"))
+            }
             End::Stopped(why) => (Some(notices::ended(&why)), SessionEnd::quiet(why)),
             End::Broken(error) => (Some(notices::broken(&error)), blame(&error)),
         };

@@ -91,7 +91,8 @@ impl Engine {
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
         let Judged { operation, leaks, parts } = self.judged(analysis);
         let names = analysis.statements.iter().zip(&parts);
-        let names = names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
+        let names =
+            names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
         self.pending = Some(Pending::Query { parts: parts.into_iter().map(PartPlan).collect(), names });
         let statement = shown(text, &operation);
         Ask { operation, statement, values: Vec::new(), leaks }
@@ -114,7 +115,8 @@ impl Engine {
         let prepared = self.statements.get(bind.statement)?;
         // Judged anew: what it names may be something else by now.
         let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
-        let values = bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
+        let values =
+            bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
         let ask = Ask { operation, statement: Arc::clone(&prepared.text), values, leaks };
         self.pending =
             Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
@@ -166,7 +168,9 @@ impl Engine {
     }
 
     fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
-        exposure.touches && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from) || copies(statement) == Copies::Out)
+        exposure.touches
+            && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from)
+                || copies(statement) == Copies::Out)
     }
 
     /// What a statement that names another runs, whether that leaks, and (in `part`) what it can show. An unknown name can
@@ -209,11 +213,20 @@ impl Engine {
 }
 
 /// What names a statement makes or removes.
-fn name_change(statement: &Statement, analysis: &Arc<Analysis>, text: &str, part: &Part) -> Option<NameChange> {
+fn name_change(
+    statement: &Statement,
+    analysis: &Arc<Analysis>,
+    text: &str,
+    part: &Part,
+) -> Option<NameChange> {
     Some(match &statement.kind {
-        StatementKind::Prepare { name } => NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text)),
+        StatementKind::Prepare { name } => {
+            NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text))
+        }
         StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
-        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => NameChange::DeallocateAll,
+        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => {
+            NameChange::DeallocateAll
+        }
         StatementKind::DeclareCursor { name } => {
             NameChange::Declare(name.clone(), statement.outputs.clone(), part.exposure.clone())
         }
@@ -253,10 +266,15 @@ fn merge(whole: &mut Operation, inner: &Operation) {
 
 /// The text that the record keeps. A statement that sets a password is kept without its text.
 fn shown(text: &str, operation: &Operation) -> Arc<str> {
-    let sets = [Effect::Create, Effect::Alter, Effect::Unknown].iter().any(|effect| operation.effects.contains(effect));
+    let sets = [Effect::Create, Effect::Alter, Effect::Unknown]
+        .iter()
+        .any(|effect| operation.effects.contains(effect));
     if sets && text.to_ascii_lowercase().contains("password") {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        return Arc::from(format!("-- withheld: the statement names a password; sha256 {}", hex(digest.as_ref())));
+        return Arc::from(format!(
+            "-- withheld: the statement names a password; sha256 {}",
+            hex(digest.as_ref())
+        ));
     }
     Arc::from(text)
 }

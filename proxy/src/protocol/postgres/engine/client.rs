@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
 use super::ask::{Ask, NameChange, PartPlan, Pending};
 use super::state::{
-    Copies, CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared, Query,
-    STATEMENTS_MAX,
+    Copies, CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan,
+    Prepared, Query, STATEMENTS_MAX,
 };
 use crate::model::{Effect, Tally};
 use crate::sql::Analysis;
@@ -64,8 +64,12 @@ impl Engine {
             return self.client_in_copy(kind, request);
         }
         match kind {
-            Kind::Query => Ok(Step::Analyse(Arc::from(wire::parse_query(frame).map_err(EngineError::Client)?))),
-            Kind::Parse => Ok(Step::Analyse(Arc::from(Parse::read(frame).map_err(EngineError::Client)?.statement))),
+            Kind::Query => {
+                Ok(Step::Analyse(Arc::from(wire::parse_query(frame).map_err(EngineError::Client)?)))
+            }
+            Kind::Parse => {
+                Ok(Step::Analyse(Arc::from(Parse::read(frame).map_err(EngineError::Client)?.statement)))
+            }
             Kind::Bind => self.client_bind(frame),
             Kind::Describe => self.client_describe(frame),
             Kind::Execute => self.client_execute(frame),
@@ -77,7 +81,8 @@ impl Engine {
             }
             Kind::Flush => Ok(Step::Constant(FLUSH)),
             Kind::FunctionCall => {
-                let oid = frame.get(5..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+                let oid =
+                    frame.get(5..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
                 Ok(Step::Judge(self.ask_function(oid)))
             }
             // A client that sends data before the server asks for it would wait for ever: say so instead.
@@ -130,7 +135,9 @@ impl Engine {
             | Kind::Describe
             | Kind::Execute
             | Kind::Close
-            | Kind::FunctionCall => Err(EngineError::ClientOrder("it sent a request in the middle of a copy")),
+            | Kind::FunctionCall => {
+                Err(EngineError::ClientOrder("it sent a request in the middle of a copy"))
+            }
         }
     }
 
@@ -142,7 +149,8 @@ impl Engine {
         if let Some(ask) = self.ask_bind(&bind) {
             return Ok(Step::Judge(ask));
         }
-        let denial = Some(missing("26000", format!("prepared statement \"{}\" does not exist", bind.statement)));
+        let denial =
+            Some(missing("26000", format!("prepared statement \"{}\" does not exist", bind.statement)));
         self.owed.push_back(Expect::Bind { request: 0, denial });
         Ok(Step::Constant(BIND_THAT_FAILS))
     }
@@ -150,7 +158,8 @@ impl Engine {
     fn client_describe(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
         match Describe::read(frame).map_err(EngineError::Client)? {
             Describe::Statement(name) => {
-                if let Some(statement) = self.statements.get(name).filter(|statement| statement.request != 0) {
+                if let Some(statement) = self.statements.get(name).filter(|statement| statement.request != 0)
+                {
                     let request = statement.request;
                     self.owed.push_back(Expect::DescribeStatement { denial: None });
                     return Ok(Step::Follow { request, before: Vec::new() });
@@ -159,7 +168,9 @@ impl Engine {
                 self.owed.push_back(Expect::DescribeStatement { denial });
             }
             Describe::Portal(name) => {
-                if let Some(portal) = self.portal_names.get(name).and_then(|request| self.portals.get_mut(request)) {
+                if let Some(portal) =
+                    self.portal_names.get(name).and_then(|request| self.portals.get_mut(request))
+                {
                     if matches!(portal.plan, PortalPlan::Undescribed) {
                         portal.plan = PortalPlan::Asked;
                     }
@@ -178,7 +189,8 @@ impl Engine {
     fn client_execute(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
         let execute = Execute::read(frame).map_err(EngineError::Client)?;
         let name = execute.portal;
-        let Some(portal) = self.portal_names.get(name).and_then(|request| self.portals.get_mut(request)) else {
+        let Some(portal) = self.portal_names.get(name).and_then(|request| self.portals.get_mut(request))
+        else {
             let denial = Some(missing("34000", format!("portal \"{name}\" does not exist")));
             self.owed.push_back(Expect::Execute { portal: 0, denial });
             return Ok(Step::Constant(EXECUTE_THAT_FAILS));
@@ -258,7 +270,9 @@ impl Engine {
         self.drop_statement("");
         self.unname_portal("");
         let parts: Vec<Part> = parts.into_iter().map(|part| part.0).collect();
-        let exposure = parts.iter().fold(super::super::exposure::Exposure::default(), |all, part| all.and(&part.exposure));
+        let exposure = parts
+            .iter()
+            .fold(super::super::exposure::Exposure::default(), |all, part| all.and(&part.exposure));
         let mut query = query(request, parts, exposure, None);
         query.portals = self.last_portal;
         for change in names {
@@ -277,7 +291,17 @@ impl Engine {
         let plan = PortalPlan::of(&exposure);
         self.owed.push_back(Expect::Bind { request, denial: None });
         let tally = Tally::default();
-        let bound = Portal { request, statement, exposure, outputs, plan, tally, executed: false, owed: 1, named: true };
+        let bound = Portal {
+            request,
+            statement,
+            exposure,
+            outputs,
+            plan,
+            tally,
+            executed: false,
+            owed: 1,
+            named: true,
+        };
         self.portals.insert(request, bound);
         self.portal_names.insert(portal, request);
         self.last_portal = request;
@@ -345,7 +369,10 @@ impl Engine {
 }
 
 fn changes_objects(effect: Effect) -> bool {
-    matches!(effect, Effect::Create | Effect::Alter | Effect::Drop | Effect::Execute | Effect::Call | Effect::Unknown)
+    matches!(
+        effect,
+        Effect::Create | Effect::Alter | Effect::Drop | Effect::Execute | Effect::Call | Effect::Unknown
+    )
 }
 
 fn query(
@@ -356,7 +383,18 @@ fn query(
 ) -> Query {
     let parts = Arc::from(parts);
     let tally = Tally::default();
-    Query { request, parts, index: 0, plan: None, tally, failed: None, exposure, names: Vec::new(), portals: 0, denial }
+    Query {
+        request,
+        parts,
+        index: 0,
+        plan: None,
+        tally,
+        failed: None,
+        exposure,
+        names: Vec::new(),
+        portals: 0,
+        denial,
+    }
 }
 
 fn missing(sqlstate: &'static str, message: String) -> Denial {

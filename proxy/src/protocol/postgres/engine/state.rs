@@ -100,15 +100,33 @@ impl PortalPlan {
 /// One reply that the server owes.
 #[derive(Debug)]
 pub(super) enum Expect {
-    Parse { request: u64, name: String, previous: Option<Arc<Prepared>>, denial: Option<Denial> },
-    Bind { request: u64, denial: Option<Denial> },
+    Parse {
+        request: u64,
+        name: String,
+        previous: Option<Arc<Prepared>>,
+        denial: Option<Denial>,
+    },
+    Bind {
+        request: u64,
+        denial: Option<Denial>,
+    },
     /// A description of a statement, or of nothing when it carries a denial.
-    DescribeStatement { denial: Option<Denial> },
-    DescribePortal { portal: u64, injected: bool },
-    Execute { portal: u64, denial: Option<Denial> },
+    DescribeStatement {
+        denial: Option<Denial>,
+    },
+    DescribePortal {
+        portal: u64,
+        injected: bool,
+    },
+    Execute {
+        portal: u64,
+        denial: Option<Denial>,
+    },
     Close,
     /// Portals up to this one end with the transaction.
-    Sync { portals: u64 },
+    Sync {
+        portals: u64,
+    },
     Query(Box<Query>),
 }
 
@@ -313,7 +331,11 @@ impl Engine {
     }
 
     /// Puts a statement under a name; the request of the one it replaces is forgotten.
-    pub(super) fn replace_statement(&mut self, name: &str, statement: Arc<Prepared>) -> Option<Arc<Prepared>> {
+    pub(super) fn replace_statement(
+        &mut self,
+        name: &str,
+        statement: Arc<Prepared>,
+    ) -> Option<Arc<Prepared>> {
         self.statements.insert(name.to_owned(), statement)
     }
 
@@ -353,8 +375,12 @@ impl Engine {
 
     /// Takes all names of portals up to `last` away.
     pub(super) fn unname_portals(&mut self, last: u64) {
-        let names: Vec<String> =
-            self.portal_names.iter().filter(|(_, request)| **request <= last).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = self
+            .portal_names
+            .iter()
+            .filter(|(_, request)| **request <= last)
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
             self.unname_portal(&name);
         }

@@ -53,7 +53,8 @@ pub fn rewrite_row(frame: &[u8], plan: &Plan, keys: &Keys, out: &mut impl RowSin
     match result {
         Ok(masked) => {
             let total = out.length().saturating_sub(start).saturating_sub(1);
-            let total = u32::try_from(total).ok().ok_or(WireError::Length { kind: b'D', length: u32::MAX })?;
+            let total =
+                u32::try_from(total).ok().ok_or(WireError::Length { kind: b'D', length: u32::MAX })?;
             out.patch(start.saturating_add(1), total.to_be_bytes());
             Ok(masked)
         }
@@ -257,7 +258,11 @@ pub fn read_backend_key(frame: &[u8]) -> Result<CancelKey, WireError> {
     let length = frame.len().saturating_sub(9);
     let secret = reader.bytes(length)?.to_vec();
     reader.finish()?;
-    if (4..=256).contains(&length) { Ok(CancelKey { pid, secret }) } else { Err(reader.wrong("its key has no possible length")) }
+    if (4..=256).contains(&length) {
+        Ok(CancelKey { pid, secret })
+    } else {
+        Err(reader.wrong("its key has no possible length"))
+    }
 }
 
 /// The minor version that a `NegotiateProtocolVersion` frame grants. Servers send the whole version (PostgreSQL up to 17) or
