@@ -210,6 +210,25 @@ impl Door {
         }
     }
 
+    /// Judges a request that only makes another one ready and runs nothing, such as PostgreSQL's `Parse`. A denial counts; a
+    /// hold waits until the request itself comes, with its values.
+    pub fn prepare(&mut self, request: Request) -> Admission {
+        let id = self.next_id();
+        let (bundle, principal) = self.standing();
+        let decision = self.decide(&bundle, &principal, &request.operation);
+        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        match &decision.verdict {
+            Verdict::Allow | Verdict::Hold(_) => match case.record(&decision, None) {
+                Ok(_) => Admission::Permitted(case.undecided().permit()),
+                Err(refusal) => Admission::Refused(refusal),
+            },
+            Verdict::Deny => {
+                Counts::add(&self.gate.counts.denied);
+                Admission::Refused(case.deny(&decision, None))
+            }
+        }
+    }
+
     /// Refuses a request for a reason that lies in the protocol, and records it.
     pub fn refuse(&mut self, request: Request, kind: RefusalKind) -> Refusal {
         let id = self.next_id();

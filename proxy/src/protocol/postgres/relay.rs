@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::cancel::{CancelCall, Enrolled};
 use super::catalog::Catalog;
 use super::dial::{DialError, Dialer};
-use super::engine::{Ask, Engine, EngineError, Note, Step, View};
+use super::engine::{Ask, Engine, EngineError, Note, Purpose, Step, View};
 use super::greeting::Client;
 use super::wire::{self, CancelKey, Kind, Notice, next_frame};
 use super::{Postgres, mask_table, notices};
@@ -328,7 +328,7 @@ impl<'a> Relay<'a> {
 
     fn judge(&mut self, ask: Ask) {
         self.renew_view();
-        let leaks = ask.leaks;
+        let (leaks, purpose) = (ask.leaks, ask.purpose);
         let request = Request {
             operation: ask.operation,
             statement: ask.statement,
@@ -340,7 +340,11 @@ impl<'a> Relay<'a> {
             self.refused(&refusal);
             return;
         }
-        match self.incoming.door.admit(request) {
+        let admission = match purpose {
+            Purpose::Prepare => self.incoming.door.prepare(request),
+            Purpose::Run => self.incoming.door.admit(request),
+        };
+        match admission {
             Admission::Permitted(permit) => self.permitted(permit),
             Admission::Refused(refusal) => self.refused(&refusal),
             Admission::Recording(pending) => self.wait = Wait::Gate(pending, None),

@@ -25,6 +25,17 @@ pub(crate) struct Ask {
     pub(crate) values: Vec<BoundValue>,
     /// True if it would carry masked values to where they are not masked.
     pub(crate) leaks: bool,
+    /// What the message does with the statement.
+    pub(crate) purpose: Purpose,
+}
+
+/// What a message does with its statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// `Parse`: makes it ready, runs nothing.
+    Prepare,
+    /// Runs it.
+    Run,
 }
 
 /// A message that waits for its verdict.
@@ -95,7 +106,7 @@ impl Engine {
             names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
         self.pending = Some(Pending::Query { parts: parts.into_iter().map(PartPlan).collect(), names });
         let statement = shown(text, &operation);
-        Ask { operation, statement, values: Vec::new(), leaks }
+        Ask { operation, statement, values: Vec::new(), leaks, purpose: Purpose::Run }
     }
 
     /// The question for a `Parse`.
@@ -107,7 +118,7 @@ impl Engine {
             text: Arc::clone(&text),
             analysis: Arc::clone(analysis),
         });
-        Ask { operation, statement: text, values: Vec::new(), leaks }
+        Ask { operation, statement: text, values: Vec::new(), leaks, purpose: Purpose::Prepare }
     }
 
     /// The question for a `Bind`; `None` if its statement is not known.
@@ -117,7 +128,7 @@ impl Engine {
         let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
         let values =
             bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
-        let ask = Ask { operation, statement: Arc::clone(&prepared.text), values, leaks };
+        let ask = Ask { operation, statement: Arc::clone(&prepared.text), values, leaks, purpose: Purpose::Run };
         self.pending =
             Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
         Some(ask)
@@ -130,7 +141,7 @@ impl Engine {
         self.pending = Some(Pending::Function);
         let leaks = !self.view.table.is_empty();
         let statement = Arc::from(format!("-- function call by number: {oid}"));
-        Ask { operation: Arc::new(operation), statement, values: Vec::new(), leaks }
+        Ask { operation: Arc::new(operation), statement, values: Vec::new(), leaks, purpose: Purpose::Run }
     }
 
     /// What a text does and can show, as the session stands now.

@@ -14,6 +14,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use ask::Ask;
+pub(crate) use ask::{Ask, Purpose};
 pub(crate) use client::Step;
 pub(crate) use state::{Engine, EngineError, Note, View};
