@@ -6,10 +6,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chaperone::clock::Clock;
+use chaperone::intercept::Tree;
 use chaperone_tests::agent::Agent;
 use chaperone_tests::ca::Ca;
 use chaperone_tests::daemon::{Daemon, Plan};
@@ -55,6 +60,12 @@ fn a_second_daemon_says_why_it_refuses_and_the_first_keeps_serving() {
     let second = shop.daemon.cli(&["daemon"]).unwrap();
     assert_eq!(second.status.code(), Some(1), "{}", second.both());
     assert!(second.stderr.contains("another"), "no clear sentence: {}", second.both());
+    // Nor does a state directory of its own help the second: the port is the first one's.
+    let config = std::fs::read_to_string(shop.daemon.config()).unwrap().replace("/state\"", "/other-state\"");
+    let other = shop.daemon.dir().write("other.toml", config, 0o644).unwrap();
+    let mut command = Command::new(shop.daemon.program());
+    let third = process::run(command.arg("daemon").arg("--config").arg(other), LIMIT).unwrap();
+    assert_eq!(third.status.code(), Some(1), "{}", third.both());
     talk.ask(ITEM).unwrap().cell().unwrap();
     shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
     assert!(shop.daemon.cli(&["status"]).unwrap().status.success(), "the control socket was taken away");
@@ -63,22 +74,26 @@ fn a_second_daemon_says_why_it_refuses_and_the_first_keeps_serving() {
 
 #[test]
 fn every_mistake_of_a_configuration_is_reported_with_its_line() {
-    let plan = Plan::default()
-        .with("[[agent]]\nname = \"bad name!\"\ncolour = \"red\"")
-        .with("[[resource]]\nname = \"db\"\nprotocol = \"gopher\"\naddresses = [\"nonsense\"]");
-    let mut daemon = Daemon::prepare(&plan).unwrap();
-    let text = std::fs::read_to_string(daemon.config()).unwrap();
-    let line = |wanted: &str| 1 + text.lines().position(|line| line.starts_with(wanted)).unwrap();
+    let mut daemon = Daemon::prepare(&Plan::default().with("[[agent]]\nname = \"fine\"")).unwrap();
+    let good = std::fs::read_to_string(daemon.config()).unwrap();
+    let mistakes = "[[agent]]\nname = \"bad name!\"\ncolour = \"red\"\n\n\
+                    [[resource]]\nname = \"db\"\nprotocol = \"gopher\"\naddresses = [\"nonsense\"]\n\
+                    credential = { user = \"u\" }\n\n\
+                    [[approver]]\nname = \"nobody-known\"\nuser = \"no-such-account\"\ngroups = [\"dba\"]\n";
+    let bad = format!("{good}\n{mistakes}");
+    std::fs::write(daemon.config(), &bad).unwrap();
+    let line = |wanted: &str| 1 + bad.lines().position(|line| line.starts_with(wanted)).unwrap();
     let refused = daemon.cli(&["daemon"]).unwrap();
+    // What is valid again can be cleaned up.
+    std::fs::write(daemon.config(), &good).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
-    for mistake in ["name = \"bad", "colour", "protocol", "addresses"] {
+    for mistake in ["name = \"bad", "colour", "protocol", "addresses", "user = \"no-such"] {
         let place = format!("line {}:", line(mistake));
         assert!(refused.stderr.contains(&place), "`{mistake}` is not reported at {place}\n{}", refused.stderr);
     }
-    let good = Plan::default().with("[[agent]]\nname = \"fine\"");
-    drop(daemon);
-    daemon = Daemon::start(&good).unwrap();
-    daemon.stop(Signal::SIGTERM).unwrap();
+    assert!(refused.stderr.contains("5 problems"), "{}", refused.stderr);
+    daemon.launch().unwrap();
+    assert!(daemon.stop(Signal::SIGTERM).unwrap().success());
 }
 
 #[test]
@@ -111,7 +126,7 @@ fn a_reload_reaches_an_open_session_at_its_next_statement() {
     assert!(denied.message.contains("no-inserts"), "{denied:?}");
     assert_eq!(talk.ask(ITEM).unwrap().cell().unwrap(), item, "the session did not survive");
     // A bundle that is no good: the last one stays, and it is said and recorded.
-    shop.write_policy(&format!("{POLICY}\npermit (principal, action, resource) when {{ context.nonsense }};"))
+    shop.write_policy(&format!("{POLICY}\n@id(\"bad\")\npermit (principal, action, resource) when {{ context.nonsense }};"))
         .unwrap();
     let refused = shop.daemon.cli(&["reload"]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
@@ -170,6 +185,27 @@ fn a_termination_drains_idle_sessions_end_and_running_statements_finish() {
     let closed = shop.records("session_closed").unwrap();
     assert_eq!(closed.len(), 2, "{closed:?}");
     assert_eq!(code(&shop.hello().unwrap()), "no-connection");
+}
+
+#[test]
+fn a_request_that_is_held_at_termination_ends_at_once_and_its_ticket_stays() {
+    let mut shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    let delete = "DELETE FROM orders WHERE id = 1000";
+    talk.send(delete).unwrap();
+    let ticket = shop.pending().unwrap();
+    let clock = Clock::system();
+    let start = clock.instant();
+    assert!(shop.daemon.stop(Signal::SIGTERM).unwrap().success());
+    let took = clock.instant().duration_since(start);
+    let ended = talk.reply().unwrap();
+    assert_eq!((code(&ended), ended.closed), ("57P01", true), "after {} s: {ended:?}", took.as_secs());
+    assert!(took < Duration::from_secs(10), "it took {} s", took.as_secs());
+    shop.daemon.launch().unwrap();
+    assert_eq!(shop.pending().unwrap(), ticket);
+    shop.vote(APPROVERS[0], "approve", &ticket).unwrap().success().unwrap();
+    assert_eq!(code(&shop.talk().unwrap().ask(delete).unwrap()), "none");
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders").unwrap(), "999");
 }
 
 #[test]
@@ -236,18 +272,63 @@ fn status_and_doctor_tell_with_their_exit_codes_whether_a_daemon_serves() {
     assert!(dead.stdout.contains("good  guard") && dead.stdout.contains("BAD   daemon"), "{}", dead.both());
 }
 
+/// A cgroup among the agents' that no launcher made.
+struct Intruder {
+    path: PathBuf,
+}
+
+impl Intruder {
+    fn below(parent: &str) -> Result<Self> {
+        let parent = Tree::find()?.open(Path::new(parent))?;
+        let path = parent.path().join("intruder");
+        std::fs::create_dir(&path)?;
+        Ok(Self { path })
+    }
+
+    /// The program under `account`, with no jail but the cgroup.
+    fn command(&self, daemon: &Daemon, account: &str, words: &str) -> Command {
+        let script = format!(
+            "echo $$ > '{}/cgroup.procs' || exit 99; exec setpriv --reuid {account} --regid nogroup --clear-groups \
+             '{}' {words} --config '{}'",
+            self.path.display(),
+            daemon.program().display(),
+            daemon.config().display()
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir("/");
+        command
+    }
+}
+
+impl Drop for Intruder {
+    fn drop(&mut self) {
+        let removed = wait::until("an empty cgroup", LIMIT, || Ok(std::fs::remove_dir(&self.path).ok()));
+        if let Err(error) = removed {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
 #[test]
 fn an_agent_cannot_use_the_control_socket_even_as_root() {
     let shop = Shop::open(&Setup::default()).unwrap();
-    for uid in [0, 34, chaperone_tests::agent::UID] {
-        for words in [&["status"][..], &["reload"], &["approvals", "list"]] {
-            let mut command = Agent::new(&shop.daemon, AGENT).with_uid(uid).command(shop.daemon.program());
-            command.args(words).arg("--config").arg(shop.daemon.config());
-            let seen = process::run(&mut command, LIMIT).unwrap();
-            assert!(!seen.status.success() && seen.stdout.is_empty(), "uid {uid}, {words:?}: {}", seen.both());
-            assert!(seen.stderr.contains("agents have no business here"), "uid {uid}: {}", seen.both());
+    let intruder = Intruder::below(shop.daemon.parent()).unwrap();
+    for account in ["root", APPROVERS[0], "nobody"] {
+        for words in ["status", "reload", "approvals list"] {
+            let seen = process::run(&mut intruder.command(&shop.daemon, account, words), LIMIT).unwrap();
+            assert_eq!(seen.status.code(), Some(1), "{account}, {words}: {}", seen.both());
+            assert!(seen.stdout.is_empty(), "{account}, {words}: {}", seen.both());
+            assert!(seen.stderr.contains("agents have no business here"), "{account}: {}", seen.both());
         }
     }
+    drop(intruder);
+    let mut launched = shop.agent().command(shop.daemon.program());
+    launched.arg("status").arg("--config").arg(shop.daemon.config());
+    let seen = process::run(&mut launched, LIMIT).unwrap();
+    assert!(!seen.status.success() && seen.stdout.is_empty(), "{}", seen.both());
+    let mut as_root = Agent::new(&shop.daemon, AGENT).with_uid(0).command("/usr/bin/id");
+    let seen = process::run(&mut as_root, LIMIT).unwrap();
+    assert!(!seen.status.success() && seen.stdout.is_empty(), "an agent was started as root: {}", seen.both());
     let outside = shop.daemon.cli_as("nobody", &["status"]).unwrap();
     assert_eq!(outside.status.code(), Some(1), "{}", outside.both());
     assert!(outside.stderr.contains("only root and configured approvers"), "{}", outside.both());
