@@ -170,7 +170,9 @@ impl Shop {
     /// Records of the log of one kind.
     pub fn records(&self, kind: &str) -> Result<Vec<Value>> {
         let text = self.daemon.cli(&["audit", "search", "--json", "--event", kind])?.success()?;
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("no record: {line}"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("no record: {line}")))
+            .collect()
     }
 
     /// Fails unless the whole log verifies.

@@ -161,7 +161,13 @@ impl Reply {
     /// Everything that was said beside rows.
     #[must_use]
     pub fn words(&self) -> String {
-        format!("{} {} {} {}", self.code.as_deref().unwrap_or(""), self.message, self.hint, self.notices.join(" "))
+        format!(
+            "{} {} {} {}",
+            self.code.as_deref().unwrap_or(""),
+            self.message,
+            self.hint,
+            self.notices.join(" ")
+        )
     }
 }
 

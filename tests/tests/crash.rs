@@ -24,7 +24,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const EMAIL: &str = "SELECT email FROM customers WHERE id = 7";
 const CLEAR: &str = "customer7@mail.example";
 const ITEM: &str = "SELECT item FROM orders WHERE id = 7";
-const MARKS: &str = "CREATE TABLE marks (id integer PRIMARY KEY); GRANT SELECT, INSERT ON marks TO svc_reporter";
+const MARKS: &str =
+    "CREATE TABLE marks (id integer PRIMARY KEY); GRANT SELECT, INSERT ON marks TO svc_reporter";
 
 fn code(reply: &Reply) -> &str {
     reply.code.as_deref().unwrap_or("none")
@@ -128,7 +129,9 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        match process::run(Command::new("umount").arg(self.path()), LIMIT).and_then(process::Finished::success) {
+        match process::run(Command::new("umount").arg(self.path()), LIMIT)
+            .and_then(process::Finished::success)
+        {
             Ok(_) => {}
             Err(error) => eprintln!("cannot unmount the small disk: {error:#}"),
         }
@@ -222,7 +225,9 @@ fn whenever_the_daemon_is_killed_under_load_every_executed_write_has_its_record(
         .unwrap()
         .iter()
         .filter(|record| record["decision"]["verdict"] != "deny")
-        .filter_map(|record| record["statement"].as_str()?.strip_prefix("INSERT INTO marks VALUES (").map(str::to_owned))
+        .filter_map(|record| {
+            record["statement"].as_str()?.strip_prefix("INSERT INTO marks VALUES (").map(str::to_owned)
+        })
         .map(|rest| rest.trim_end_matches(')').to_owned())
         .collect();
     let executed: BTreeSet<String> =
@@ -244,7 +249,8 @@ fn whenever_a_daemon_is_killed_while_it_starts_the_guard_holds_and_the_next_one_
     let log = shop.daemon.dir().path().join("short-lived.log");
     for round in 0..ROUNDS {
         let mut command = shop.daemon.command(&["daemon"]);
-        let mut process = process::Process::start("a short-lived daemon", &mut command, &log, Signal::SIGKILL).unwrap();
+        let mut process =
+            process::Process::start("a short-lived daemon", &mut command, &log, Signal::SIGKILL).unwrap();
         // Any moment of the start will do, so the time needs no reason.
         std::thread::sleep(Duration::from_millis(moments.next(150)));
         process.stop(Signal::SIGKILL, LIMIT).unwrap();

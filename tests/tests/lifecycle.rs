@@ -89,7 +89,11 @@ fn every_mistake_of_a_configuration_is_reported_with_its_line() {
     assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
     for mistake in ["name = \"bad", "colour", "protocol", "addresses", "user = \"no-such"] {
         let place = format!("line {}:", line(mistake));
-        assert!(refused.stderr.contains(&place), "`{mistake}` is not reported at {place}\n{}", refused.stderr);
+        assert!(
+            refused.stderr.contains(&place),
+            "`{mistake}` is not reported at {place}\n{}",
+            refused.stderr
+        );
     }
     assert!(refused.stderr.contains("5 problems"), "{}", refused.stderr);
     daemon.launch().unwrap();
@@ -98,11 +102,16 @@ fn every_mistake_of_a_configuration_is_reported_with_its_line() {
 
 #[test]
 fn a_policy_that_does_not_type_check_keeps_the_daemon_from_starting() {
-    let policy = POLICY.replace("context.effects.contains(\"delete\")", "context.effectz.contains(\"delete\")");
+    let policy =
+        POLICY.replace("context.effects.contains(\"delete\")", "context.effectz.contains(\"delete\")");
     let mut shop = Shop::prepare(&Setup { policy, ..Setup::default() }).unwrap();
     let refused = shop.daemon.cli(&["daemon"]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
-    assert!(refused.stderr.contains("deletes-wait") || refused.stderr.contains("effectz"), "{}", refused.both());
+    assert!(
+        refused.stderr.contains("deletes-wait") || refused.stderr.contains("effectz"),
+        "{}",
+        refused.both()
+    );
     shop.write_policy(POLICY).unwrap();
     shop.daemon.launch().unwrap();
     shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
@@ -126,8 +135,10 @@ fn a_reload_reaches_an_open_session_at_its_next_statement() {
     assert!(denied.message.contains("no-inserts"), "{denied:?}");
     assert_eq!(talk.ask(ITEM).unwrap().cell().unwrap(), item, "the session did not survive");
     // A bundle that is no good: the last one stays, and it is said and recorded.
-    shop.write_policy(&format!("{POLICY}\n@id(\"bad\")\npermit (principal, action, resource) when {{ context.nonsense }};"))
-        .unwrap();
+    shop.write_policy(&format!(
+        "{POLICY}\n@id(\"bad\")\npermit (principal, action, resource) when {{ context.nonsense }};"
+    ))
+    .unwrap();
     let refused = shop.daemon.cli(&["reload"]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
     assert!(refused.stderr.contains("nonsense"), "{}", refused.both());
@@ -141,19 +152,24 @@ fn a_reload_reaches_an_open_session_at_its_next_statement() {
 
 #[test]
 fn a_hangup_signal_reloads_and_a_new_mask_reaches_an_open_session() {
-    let unmasked = POLICY.replace("\"readClear\", resource)\nwhen { resource.class == \"pii.email\" }", "\"readClear\", resource)\nwhen { resource.class == \"pii.national-id\" }");
+    let unmasked = POLICY.replace(
+        "\"readClear\", resource)\nwhen { resource.class == \"pii.email\" }",
+        "\"readClear\", resource)\nwhen { resource.class == \"pii.national-id\" }",
+    );
     assert_ne!(unmasked, POLICY);
     let shop = Shop::open(&Setup { policy: unmasked, ..Setup::default() }).unwrap();
     let mut talk = shop.talk().unwrap();
     assert_eq!(talk.ask(EMAIL).unwrap().cell().unwrap(), CLEAR);
     shop.write_policy(POLICY).unwrap();
     shop.daemon.signal(Signal::SIGHUP).unwrap();
-    wait::until("the new bundle", LIMIT, || Ok((!shop.records("policy_loaded")?.is_empty()).then_some(()))).unwrap();
+    wait::until("the new bundle", LIMIT, || Ok((!shop.records("policy_loaded")?.is_empty()).then_some(())))
+        .unwrap();
     let masked = talk.ask(EMAIL).unwrap();
     assert!(masked.cell().unwrap().ends_with("mple") && masked.cell().unwrap() != CLEAR, "{masked:?}");
     shop.write_policy("nonsense").unwrap();
     shop.daemon.signal(Signal::SIGHUP).unwrap();
-    wait::until("the refusal", LIMIT, || Ok((!shop.records("policy_rejected")?.is_empty()).then_some(()))).unwrap();
+    wait::until("the refusal", LIMIT, || Ok((!shop.records("policy_rejected")?.is_empty()).then_some(())))
+        .unwrap();
     assert_ne!(talk.ask(EMAIL).unwrap().cell().unwrap(), CLEAR);
     assert!(shop.daemon.log().unwrap().contains("the old policy stays"));
 }
@@ -176,7 +192,11 @@ fn a_termination_drains_idle_sessions_end_and_running_statements_finish() {
     let ended = idle.reply().unwrap();
     assert_eq!((code(&ended), ended.closed), ("57P01", true), "{ended:?}");
     let finished = busy.reply().unwrap();
-    assert_eq!(finished.rows.first().and_then(|row| row.first()), Some(&Some("finished".to_owned())), "{finished:?}");
+    assert_eq!(
+        finished.rows.first().and_then(|row| row.first()),
+        Some(&Some("finished".to_owned())),
+        "{finished:?}"
+    );
     busy.listen().ok();
     let after = if finished.closed { finished } else { busy.reply().unwrap() };
     assert_eq!((code(&after), after.closed), ("57P01", true), "{after:?}");
@@ -206,6 +226,22 @@ fn a_request_that_is_held_at_termination_ends_at_once_and_its_ticket_stays() {
     shop.vote(APPROVERS[0], "approve", &ticket).unwrap().success().unwrap();
     assert_eq!(code(&shop.talk().unwrap().ask(delete).unwrap()), "none");
     assert_eq!(shop.server.query("SELECT count(*) FROM orders").unwrap(), "999");
+}
+
+#[test]
+fn a_session_that_does_not_finish_is_cut_with_a_native_error_and_rolled_back() {
+    let mut shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    let insert = "INSERT INTO orders VALUES (5000, 1, 'lamp', 1, 'new', now())";
+    assert_eq!(code(&talk.ask("BEGIN").unwrap()), "none");
+    assert_eq!(code(&talk.ask(insert).unwrap()), "none");
+    talk.listen().unwrap();
+    assert!(shop.daemon.stop(Signal::SIGTERM).unwrap().success());
+    let ended = talk.reply().unwrap();
+    assert_eq!((code(&ended), ended.closed), ("57P01", true), "{ended:?}");
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE id = 5000").unwrap(), "0");
+    assert_eq!(shop.records("session_closed").unwrap().len(), 1);
+    shop.verify_record().unwrap();
 }
 
 #[test]
@@ -328,7 +364,11 @@ fn an_agent_cannot_use_the_control_socket_even_as_root() {
     assert!(!seen.status.success() && seen.stdout.is_empty(), "{}", seen.both());
     let mut as_root = Agent::new(&shop.daemon, AGENT).with_uid(0).command("/usr/bin/id");
     let seen = process::run(&mut as_root, LIMIT).unwrap();
-    assert!(!seen.status.success() && seen.stdout.is_empty(), "an agent was started as root: {}", seen.both());
+    assert!(
+        !seen.status.success() && seen.stdout.is_empty(),
+        "an agent was started as root: {}",
+        seen.both()
+    );
     let outside = shop.daemon.cli_as("nobody", &["status"]).unwrap();
     assert_eq!(outside.status.code(), Some(1), "{}", outside.both());
     assert!(outside.stderr.contains("only root and configured approvers"), "{}", outside.both());
@@ -415,7 +455,8 @@ struct Identified {
 
 impl Identified {
     fn open(behaviour: Behaviour) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let dir = temp::Dir::new("identified").unwrap();
         let ca = Ca::new("test authority").unwrap();
         let provider = runtime.block_on(Provider::start(&ca)).unwrap();
@@ -430,8 +471,7 @@ impl Identified {
         );
         let permit = "@id(\"the-worker\")\npermit (principal == Agent::\"worker\", action, resource in Resource::\"shop-db\");\n";
         let setup = Setup { agent, policy: permit.to_owned(), ..Setup::default() };
-        let mut this =
-            Self { shop: Shop::prepare(&setup).unwrap(), provider, dir, _runtime: runtime };
+        let mut this = Self { shop: Shop::prepare(&setup).unwrap(), provider, dir, _runtime: runtime };
         this.place(&this.good());
         this.shop.daemon.launch().unwrap();
         this
@@ -473,7 +513,10 @@ fn tokens_that_are_expired_forged_foreign_or_unsigned_are_refused() {
     let expired = {
         let mut claims = stage.claims();
         let map = claims.as_object_mut().unwrap();
-        map.extend([("iat", now - 900), ("nbf", now - 900), ("exp", now - 600)].map(|(k, v)| (k.to_owned(), json!(v))));
+        map.extend(
+            [("iat", now - 900), ("nbf", now - 900), ("exp", now - 600)]
+                .map(|(k, v)| (k.to_owned(), json!(v))),
+        );
         stage.provider.mint(&claims).unwrap()
     };
     let unsigned = format!(

@@ -396,7 +396,10 @@ impl<'a> Relay<'a> {
         if self.agent_ended && !matches!(self.wait, Wait::Nothing) {
             return Some(End::AgentGone);
         }
-        if self.draining && quiet && self.engine.is_idle() && !self.engine.in_transaction() {
+        // A held request may wait longer than the daemon does; its ticket stays for a retry.
+        let held = matches!(self.wait, Wait::Gate(_, Some(_)));
+        let between = self.engine.is_idle() && !self.engine.in_transaction();
+        if self.draining && quiet && (held || between) {
             return Some(End::Stopped("the daemon is shutting down".to_owned()));
         }
         None
