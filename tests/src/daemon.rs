@@ -202,12 +202,14 @@ impl Daemon {
     /// Removes the pinned guard, the cgroups and the mount.
     fn clean_up(&mut self) -> Result<()> {
         self.process = None;
-        if self.config.is_file() {
-            self.cli(&["uninstall"])?.success().context("`chaperone uninstall` failed")?;
-        }
+        let uninstalled = if self.config.is_file() {
+            self.cli(&["uninstall"]).and_then(Finished::success).context("`chaperone uninstall` failed")
+        } else {
+            Ok(String::new())
+        };
         let bpf = self.dir.path().join("bpf");
         process::run(Command::new("umount").arg(&bpf), COMMAND_LIMIT)?.success().context("cannot unmount")?;
-        Ok(())
+        uninstalled.map(|_| ())
     }
 }
 

@@ -37,6 +37,8 @@ use crate::tls::Authority;
 
 /// How long sessions may take to finish after SIGTERM; systemd's default stop timeout is 90 s.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long sessions that did not finish have for their last words.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long tasks may take to stop once they are told to.
 const FORCE_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -212,17 +214,27 @@ async fn accept(
 /// Lets sessions finish, then cuts what is left.
 async fn drain(sessions: &Sessions, shutdown: &Shutdown) {
     shutdown.advance(Phase::Draining);
-    let empty = async {
-        while sessions.registry.count() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(DRAIN_TIME_MAX, empty).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIME_MAX, emptied(sessions)).await.is_err() {
         tracing::warn!(sessions = sessions.registry.count(), "sessions did not finish in time and are cut");
+        for session in sessions.registry.list() {
+            if !sessions.registry.kill(session.id, "the daemon is shutting down") {
+                tracing::debug!(id = %session.id, "session ended by itself");
+            }
+        }
+        if tokio::time::timeout(FAREWELL_TIME_MAX, emptied(sessions)).await.is_err() {
+            tracing::warn!(sessions = sessions.registry.count(), "sessions end without a word");
+        }
     }
     shutdown.advance(Phase::Forced);
     if tokio::time::timeout(FORCE_TIME_MAX, shutdown.drained()).await.is_err() {
         tracing::warn!(tasks = shutdown.tasks(), "tasks did not stop in time");
+    }
+}
+
+/// Returns when no session is open.
+async fn emptied(sessions: &Sessions) {
+    while sessions.registry.count() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -298,10 +298,7 @@ impl Case {
     }
 
     fn deny(&self, decision: &Decision, ticket: Option<TicketId>) -> Refusal {
-        let kind = match &self.principal.identity {
-            Identity::Unidentified { reason } => RefusalKind::Unidentified(*reason),
-            Identity::Verified { .. } => RefusalKind::Policy,
-        };
+        let kind = kind_of(&self.principal, decision);
         let refusal = Refusal { kind, policies: decision.reasons.policies.clone(), ticket };
         // A denial that cannot be recorded is still a denial.
         if self.record(decision, refusal.ticket.clone()).is_ok() {
@@ -450,12 +447,17 @@ async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration)
         Verdict::Allow | Verdict::Hold(_) => case.release_approved(undecided, &again, approval).await,
         Verdict::Deny => {
             undecided.end(Outcome::Denied);
-            let kind = match principal.identity {
-                Identity::Unidentified { reason } => RefusalKind::Unidentified(reason),
-                Identity::Verified { .. } => RefusalKind::Policy,
-            };
+            let kind = kind_of(&principal, &again);
             Err(Refusal { kind, policies: again.reasons.policies, ticket: Some(ticket.clone()) })
         }
+    }
+}
+
+/// What a denial is called: a fresh token would not help against a policy that forbids.
+fn kind_of(principal: &Principal, decision: &Decision) -> RefusalKind {
+    match &principal.identity {
+        Identity::Unidentified { reason } if decision.reasons.policies.is_empty() => RefusalKind::Unidentified(*reason),
+        Identity::Unidentified { .. } | Identity::Verified { .. } => RefusalKind::Policy,
     }
 }
 

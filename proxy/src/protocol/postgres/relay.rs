@@ -106,6 +106,8 @@ enum Turn {
     AgentError(io::Error),
     FromServer,
     ServerEnd,
+    /// Nothing is owed any more to a session that is to end.
+    Delivered,
 }
 
 /// A running session.
@@ -412,7 +414,10 @@ impl<'a> Relay<'a> {
         if self.agent_ended && !matches!(self.wait, Wait::Nothing) {
             return Some(End::AgentGone);
         }
-        if self.draining && quiet && self.engine.is_idle() && !self.engine.in_transaction() {
+        // A held request may wait longer than the daemon does; its ticket stays for a retry.
+        let held = matches!(self.wait, Wait::Gate(_, Some(_)));
+        let between = self.engine.is_idle() && !self.engine.in_transaction();
+        if self.draining && quiet && (held || between) {
             return Some(End::Stopped("the daemon is shutting down".to_owned()));
         }
         None
@@ -435,7 +440,7 @@ impl<'a> Relay<'a> {
             (&mut self.parts.client, reading_agent),
             &mut self.parts.upstream,
             (&mut self.from_server, &mut self.to_agent),
-            &mut self.bytes,
+            (&mut self.bytes, draining),
         );
         // Termination first. Dropping any other arm loses nothing: their state lives in `self`.
         tokio::select! {
@@ -574,15 +579,16 @@ fn blame(error: &EngineError) -> SessionEnd {
     }
 }
 
-/// Moves bytes until one side brought some, or ended.
+/// Moves bytes until one side brought some, or ended, or, when the session is `ending`, everything owed is delivered.
 async fn turn(
     (client, reading): (&mut Client, bool),
     upstream: &mut Upstream<Guarded>,
     (from_server, to_agent): (&mut BytesMut, &mut BytesMut),
-    bytes: &mut (u64, u64),
+    (bytes, ending): (&mut (u64, u64), bool),
 ) -> Turn {
     poll_fn(move |cx| {
         let before = to_agent.len();
+        let owed = before > 0 || upstream.queued() > 0;
         let drained = poll_drain(&mut *client.stream, to_agent, cx);
         let sent = u64::try_from(before.saturating_sub(to_agent.len())).unwrap_or(0);
         bytes.1 = bytes.1.saturating_add(sent);
@@ -591,6 +597,9 @@ async fn turn(
         }
         if let Poll::Ready(Err(_)) = upstream.poll_drain(cx) {
             return Poll::Ready(Turn::ServerEnd);
+        }
+        if ending && owed && to_agent.is_empty() && upstream.queued() == 0 {
+            return Poll::Ready(Turn::Delivered);
         }
         if reading {
             let before = client.buffer.len();
