@@ -216,7 +216,8 @@ impl Door {
         let id = self.next_id();
         let (bundle, principal) = self.standing();
         let decision = self.decide(&bundle, &principal, &request.operation);
-        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let case =
+            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
         match &decision.verdict {
             Verdict::Allow | Verdict::Hold(_) => match case.record(&decision, None) {
                 Ok(_) => Admission::Permitted(case.undecided().permit()),
@@ -456,7 +457,9 @@ async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration)
 /// What a denial is called: a fresh token would not help against a policy that forbids.
 fn kind_of(principal: &Principal, decision: &Decision) -> RefusalKind {
     match &principal.identity {
-        Identity::Unidentified { reason } if decision.reasons.policies.is_empty() => RefusalKind::Unidentified(*reason),
+        Identity::Unidentified { reason } if decision.reasons.policies.is_empty() => {
+            RefusalKind::Unidentified(*reason)
+        }
         Identity::Unidentified { .. } | Identity::Verified { .. } => RefusalKind::Policy,
     }
 }

@@ -128,7 +128,8 @@ impl Engine {
         let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
         let values =
             bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
-        let ask = Ask { operation, statement: Arc::clone(&prepared.text), values, leaks, purpose: Purpose::Run };
+        let ask =
+            Ask { operation, statement: Arc::clone(&prepared.text), values, leaks, purpose: Purpose::Run };
         self.pending =
             Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
         Some(ask)

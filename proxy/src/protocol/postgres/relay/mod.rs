@@ -4,30 +4,30 @@
 //! the agent's end is still watched; what the agent pipelines meanwhile waits in its buffer, up to a limit.
 //! INVARIANT: a frame leaves the agent's buffer only when the engine has accounted for it.
 
+mod agent;
+mod turn;
+
 use std::collections::HashMap;
 use std::future::{Future, pending, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
+use self::turn::{Turn, turn};
 use super::cancel::{CancelCall, Enrolled};
 use super::catalog::Catalog;
 use super::dial::{DialError, Dialer};
-use super::engine::{Ask, Engine, EngineError, Note, Purpose, Step, View};
+use super::engine::{Engine, EngineError, Note, View};
 use super::greeting::Client;
-use super::wire::{self, CancelKey, Kind, Notice, next_frame};
-use super::{Postgres, mask_table, notices};
-use crate::gate::{
-    Admission, Guarded, HoldNews, Pending, Permit, Refusal, RefusalKind, Released, Request, Upstream,
-};
+use super::wire::{self, CancelKey, Notice, next_frame};
+use super::{Postgres, notices};
+use crate::gate::{Guarded, HoldNews, Pending, Permit, Refusal, RefusalKind, Released, Upstream};
 use crate::mask::Keys;
 use crate::model::Principal;
-use crate::net::{Fill, poll_drain, poll_fill};
+use crate::net::poll_drain;
 use crate::policy::Set;
 use crate::protocol::contract::{Incoming, SessionEnd};
 use crate::shutdown::Phase;
@@ -81,7 +81,7 @@ struct Hold {
 enum End {
     Goodbye,
     AgentGone,
-    AgentBroke(io::Error),
+    AgentBroke(std::io::Error),
     ServerGone,
     Broken(EngineError),
     Stopped(String),
@@ -97,17 +97,6 @@ enum Event {
     Cancel(CancelCall),
     Stop(String),
     Drain,
-}
-
-/// What the streams did.
-enum Turn {
-    FromAgent,
-    AgentEnd,
-    AgentError(io::Error),
-    FromServer,
-    ServerEnd,
-    /// Nothing is owed any more to a session that is to end.
-    Delivered,
 }
 
 /// A running session.
@@ -229,155 +218,6 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Handles the agent's next frame; false if there is none, or it waits.
-    fn pump_agent(&mut self) -> Result<bool, EngineError> {
-        let buffer = &self.parts.client.buffer;
-        let Some(header) = next_frame(buffer, &Kind::limits()).map_err(EngineError::Client)? else {
-            return Ok(false);
-        };
-        let Some(frame) = buffer.get(..header.total) else { return Ok(false) };
-        let step = self.engine.client(frame)?;
-        match step {
-            Step::Analyse(text) => match self.postgres.analyzer.cached(&text) {
-                Some(analysis) => self.analysed(&analysis)?,
-                None => {
-                    let analyzer = self.postgres.analyzer.clone();
-                    self.wait = Wait::Analysis(Box::pin(async move { analyzer.analyze(&text).await }));
-                }
-            },
-            Step::Judge(ask) => self.judge(ask),
-            Step::Follow { request, before } => {
-                match self.released.get(&request) {
-                    Some(released) => {
-                        self.parts.upstream.follow(released, &before);
-                        self.parts.upstream.follow(released, frame);
-                    }
-                    None => return Err(EngineError::ClientOrder("it used something that is gone")),
-                }
-                self.parts.client.buffer.advance(header.total);
-            }
-            Step::Constant(bytes) => {
-                self.parts.upstream.constant(bytes);
-                self.parts.client.buffer.advance(header.total);
-            }
-            Step::Ignore => self.parts.client.buffer.advance(header.total),
-            Step::Goodbye => {
-                self.parts.client.buffer.clear();
-                self.agent_ended = true;
-                return Ok(false);
-            }
-        }
-        Ok(matches!(self.wait, Wait::Nothing))
-    }
-
-    /// The length of the frame that waits at the head of the agent's buffer.
-    fn head(&self) -> usize {
-        match next_frame(&self.parts.client.buffer, &Kind::limits()) {
-            Ok(Some(header)) => header.total,
-            Ok(None) | Err(_) => 0,
-        }
-    }
-
-    /// The head frame's statement is analysed: see to the catalog, then ask.
-    fn analysed(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
-        self.renew_view();
-        if let Some(age) = self.catalog_wanted(analysis) {
-            let snapshots = self.postgres.snapshots.clone();
-            let resource = self.incoming.door.session().resource.name.clone();
-            let (database, dialer) = (self.parts.database.clone(), self.parts.dialer.clone());
-            let read = async move { snapshots.current(&resource, &database, &dialer, age).await };
-            self.wait = Wait::Catalog(Arc::clone(analysis), Box::pin(read));
-            return Ok(());
-        }
-        self.ask(analysis)
-    }
-
-    fn ask(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
-        let head = self.head();
-        let frame = self.parts.client.buffer.get(..head).unwrap_or_default();
-        let ask = self.engine.ask(frame, analysis)?;
-        self.judge(ask);
-        Ok(())
-    }
-
-    /// The oldest catalog acceptable for this statement, if the present one is older.
-    fn catalog_wanted(&self, analysis: &Analysis) -> Option<Duration> {
-        if self.engine.masks_nothing() {
-            return None;
-        }
-        let age = self.postgres.clock.instant().saturating_duration_since(self.catalog_at);
-        let doubt =
-            self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
-        if doubt && age >= CATALOG_AGE_WHEN_IN_DOUBT {
-            return Some(CATALOG_AGE_WHEN_IN_DOUBT);
-        }
-        (age >= CATALOG_AGE_MAX).then_some(CATALOG_AGE_MAX)
-    }
-
-    /// A new bundle or a new identity changes what is masked.
-    fn renew_view(&mut self) {
-        let standing = self.incoming.door.standing();
-        if Arc::ptr_eq(&standing.0, &self.standing.0) && Arc::ptr_eq(&standing.1, &self.standing.1) {
-            return;
-        }
-        self.standing = standing;
-        let catalog = self.engine.catalog();
-        // A session that began without a catalog has none: everything is then unknown, and masked, until it is read.
-        self.catalog_stale |= catalog.is_empty();
-        let table = Arc::new(mask_table(&self.incoming.door, &catalog));
-        self.engine.set_view(View { catalog, table });
-    }
-
-    fn judge(&mut self, ask: Ask) {
-        self.renew_view();
-        let (leaks, purpose) = (ask.leaks, ask.purpose);
-        let request = Request {
-            operation: ask.operation,
-            statement: ask.statement,
-            values: ask.values,
-            in_transaction: self.engine.in_transaction(),
-        };
-        if leaks {
-            let refusal = self.incoming.door.refuse(request, RefusalKind::MaskedData);
-            self.refused(&refusal);
-            return;
-        }
-        let admission = match purpose {
-            Purpose::Prepare => self.incoming.door.prepare(request),
-            Purpose::Run => self.incoming.door.admit(request),
-        };
-        match admission {
-            Admission::Permitted(permit) => self.permitted(permit),
-            Admission::Refused(refusal) => self.refused(&refusal),
-            Admission::Recording(pending) => self.wait = Wait::Gate(pending, None),
-            Admission::Held(news, pending) => {
-                self.say(&notices::held(&news));
-                let hold = Hold { news, next_notice: Instant::now() + HELD_NOTICE_EVERY };
-                self.wait = Wait::Gate(pending, Some(hold));
-            }
-        }
-    }
-
-    fn permitted(&mut self, permit: Permit) {
-        let head = self.head();
-        let frame = self.parts.client.buffer.split_to(head);
-        if self.engine.still_wanted() {
-            let number = permit.request().number;
-            let released = self.parts.upstream.release(permit, &frame);
-            self.released.insert(number, released);
-            self.engine.permitted(number);
-        }
-    }
-
-    fn refused(&mut self, refusal: &Refusal) {
-        let head = self.head();
-        self.parts.client.buffer.advance(head);
-        if self.engine.still_wanted() {
-            let instead = self.engine.refused(&notices::error(refusal));
-            self.parts.upstream.constant(instead);
-        }
-    }
-
     /// Puts a notice between frames. Inside a frame that is still passing it would corrupt the stream, so it waits.
     fn say(&mut self, notice: &Notice) {
         if self.passing == 0 {
@@ -489,21 +329,6 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    fn catalogued(&mut self, result: Result<Arc<Catalog>, DialError>) {
-        self.catalog_at = self.postgres.clock.instant();
-        match result {
-            Ok(catalog) => {
-                self.catalog_stale = false;
-                let table = Arc::new(mask_table(&self.incoming.door, &catalog));
-                self.engine.set_view(View { catalog, table });
-            }
-            // What the old snapshot does not know stays masked, so going on is safe.
-            Err(error) => {
-                tracing::warn!(session = %self.incoming.door.session().id, %error, "catalog not refreshed");
-            }
-        }
-    }
-
     fn remind(&mut self) {
         let mut notice = None;
         if let Wait::Gate(_, Some(hold)) = &mut self.wait {
@@ -577,53 +402,6 @@ fn blame(error: &EngineError) -> SessionEnd {
         }
         EngineError::Server(_) | EngineError::ServerOrder(_) => SessionEnd::server(error.to_string()),
     }
-}
-
-/// Moves bytes until one side brought some, or ended, or, when the session is `ending`, everything owed is delivered.
-async fn turn(
-    (client, reading): (&mut Client, bool),
-    upstream: &mut Upstream<Guarded>,
-    (from_server, to_agent): (&mut BytesMut, &mut BytesMut),
-    (bytes, ending): (&mut (u64, u64), bool),
-) -> Turn {
-    poll_fn(move |cx| {
-        let before = to_agent.len();
-        let owed = before > 0 || upstream.queued() > 0;
-        let drained = poll_drain(&mut *client.stream, to_agent, cx);
-        let sent = u64::try_from(before.saturating_sub(to_agent.len())).unwrap_or(0);
-        bytes.1 = bytes.1.saturating_add(sent);
-        if let Poll::Ready(Err(error)) = drained {
-            return Poll::Ready(Turn::AgentError(error));
-        }
-        if let Poll::Ready(Err(_)) = upstream.poll_drain(cx) {
-            return Poll::Ready(Turn::ServerEnd);
-        }
-        if ending && owed && to_agent.is_empty() && upstream.queued() == 0 {
-            return Poll::Ready(Turn::Delivered);
-        }
-        if reading {
-            let before = client.buffer.len();
-            match poll_fill(&mut *client.stream, &mut client.buffer, cx) {
-                Poll::Ready(Ok(Fill::Bytes)) => {
-                    let added = u64::try_from(client.buffer.len().saturating_sub(before)).unwrap_or(0);
-                    bytes.0 = bytes.0.saturating_add(added);
-                    return Poll::Ready(Turn::FromAgent);
-                }
-                Poll::Ready(Ok(Fill::End)) => return Poll::Ready(Turn::AgentEnd),
-                Poll::Ready(Err(error)) => return Poll::Ready(Turn::AgentError(error)),
-                Poll::Pending => {}
-            }
-        }
-        if to_agent.len() < BEHIND_BYTES_MAX {
-            match upstream.poll_fill(from_server, cx) {
-                Poll::Ready(Ok(Fill::Bytes)) => return Poll::Ready(Turn::FromServer),
-                Poll::Ready(Ok(Fill::End) | Err(_)) => return Poll::Ready(Turn::ServerEnd),
-                Poll::Pending => {}
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 /// What the head frame waits for.
