@@ -60,12 +60,17 @@ fn a_second_daemon_says_why_it_refuses_and_the_first_keeps_serving() {
     let second = shop.daemon.cli(&["daemon"]).unwrap();
     assert_eq!(second.status.code(), Some(1), "{}", second.both());
     assert!(second.stderr.contains("another"), "no clear sentence: {}", second.both());
-    // Nor does a state directory of its own help the second: the port is the first one's.
-    let config = std::fs::read_to_string(shop.daemon.config()).unwrap().replace("/state\"", "/other-state\"");
+    // Nor does a state directory and a port of its own help the second: guard and control socket are the first one's.
+    let own = format!("\nport = {}\n", ports::free().unwrap());
+    let text = std::fs::read_to_string(shop.daemon.config()).unwrap();
+    let port = text.lines().find(|line| line.starts_with("port = ")).unwrap();
+    let config = text.replace("/state\"", "/other-state\"").replace(&format!("\n{port}\n"), &own);
+    assert!(config.contains("/other-state\"") && config.contains(&own));
     let other = shop.daemon.dir().write("other.toml", config, 0o644).unwrap();
     let mut command = Command::new(shop.daemon.program());
     let third = process::run(command.arg("daemon").arg("--config").arg(other), LIMIT).unwrap();
     assert_eq!(third.status.code(), Some(1), "{}", third.both());
+    assert!(third.stderr.contains("another daemon runs already"), "{}", third.both());
     talk.ask(ITEM).unwrap().cell().unwrap();
     shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
     assert!(shop.daemon.cli(&["status"]).unwrap().status.success(), "the control socket was taken away");
