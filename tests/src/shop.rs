@@ -147,7 +147,9 @@ impl Shop {
     pub fn tickets(&self) -> Result<Vec<(String, String)>> {
         let text = self.daemon.cli(&["approvals", "list", "--all", "--json"])?.success()?;
         let list: Value = serde_json::from_str(&text).context("the list is no JSON")?;
-        let field = |ticket: &Value, key: &str| ticket[key].as_str().unwrap_or_default().to_owned();
+        let field = |ticket: &Value, key: &str| {
+            ticket.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
         let tickets = list.as_array().context("the list is no list")?;
         Ok(tickets.iter().map(|ticket| (field(ticket, "id"), field(ticket, "state"))).collect())
     }

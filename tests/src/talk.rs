@@ -175,14 +175,15 @@ fn read(line: &str) -> Result<Reply> {
     let value: Value = serde_json::from_str(line).with_context(|| format!("no reply: `{line}`"))?;
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let field = |key: &str| value.get(key).map(list).unwrap_or_default();
     let cell = |value: &Value| value.as_str().map(str::to_owned);
-    let rows = list(&value["rows"]).iter().map(|row| list(row).iter().map(cell).collect()).collect();
+    let rows = field("rows").iter().map(|row| list(row).iter().map(cell).collect()).collect();
     Ok(Reply {
         rows,
         code: value.get("code").and_then(Value::as_str).map(str::to_owned),
         message: text("message"),
         hint: text("hint"),
-        notices: list(&value["notices"]).iter().filter_map(cell).collect(),
-        closed: value["closed"].as_bool().unwrap_or(false),
+        notices: field("notices").iter().filter_map(cell).collect(),
+        closed: value.get("closed").and_then(Value::as_bool).unwrap_or(false),
     })
 }

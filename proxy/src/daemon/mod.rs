@@ -8,7 +8,8 @@ mod notify;
 mod services;
 mod watchers;
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,12 @@ pub enum DaemonError {
         path: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// Another daemon has the runtime directory.
+    #[error("another daemon runs already: it holds `{path}`")]
+    Running {
+        /// The lock.
+        path: String,
     },
     /// The record cannot be opened.
     #[error("the record cannot be opened: {0}")]
@@ -97,6 +104,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let notifier = Notifier::from_environment();
     directory(&config.state_dir, 0o700)?;
     directory(&config.runtime_dir, 0o755)?;
+    let _sole = sole(&config.runtime_dir.join("daemon.lock"))?;
     directory(&config.runtime_dir.join("steps"), 0o755)?;
     let log = Log::open(&config.audit, &clock, &shutdown)?;
     let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
@@ -272,6 +280,18 @@ fn remove_stale(path: &PathBuf) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that no other daemon serves this runtime directory while the lock lives. Only root can open it: an agent that
+/// could would keep the daemon from starting.
+fn sole(path: &Path) -> Result<File, DaemonError> {
+    let failed = |source| DaemonError::Io { what: "the daemon's lock", source };
+    let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DaemonError::Running { path: path.display().to_string() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
