@@ -134,7 +134,8 @@ fn canary(bytes: &[u8]) -> Option<String> {
     for value in CANARIES {
         let lower = value.to_lowercase();
         let letters: Vec<char> = lower.chars().collect();
-        for window in letters.windows(6) {
+        // Short values are looked for as a whole: parts of a day stand in many others.
+        for window in letters.windows(if letters.len() > 10 { 6 } else { letters.len() }) {
             let forward: String = window.iter().collect();
             let backward: String = window.iter().rev().collect();
             let hexadecimal: String = forward.bytes().map(|byte| format!("{byte:02x}")).collect();

@@ -130,6 +130,7 @@ pub(crate) const MESSAGES: &[Row] = &[
     ("parameter status in a predicate", Masked, &["SELECT n FROM notes WHERE set_config('application_name', (SELECT national_id FROM customers WHERE id = 900), false) = ''", "SELECT 1"]),
     ("dangerous settings", Masked, &["SET standard_conforming_strings = off", "SET client_encoding = 'SJIS'", "SET role = postgres", "SET session_replication_role = replica", "SELECT E'\\'' || national_id FROM customers"]),
     ("listen to a channel with data", Masked, &["LISTEN \"x\"", "NOTIFY x, 'hello'"]),
+    ("deferred trigger at commit", Masked, &["CREATE CONSTRAINT TRIGGER late AFTER INSERT ON loud DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION told()", "BEGIN; INSERT INTO loud VALUES (2)", "COMMIT"]),
 ];
 
 /// Families 32 to 36, 40, and tricks with names.
@@ -157,4 +158,10 @@ pub(crate) const PROTOCOL: &[Row] = &[
     ("swapped table between describe and execute", Masked, &["\\P s|SELECT upper(label), label FROM swap.things", "\\D Ss", "\\S", "BEGIN", "ALTER TABLE swap.things RENAME TO old_things", "ALTER TABLE hid.things SET SCHEMA swap", "\\B |s", "\\E ", "\\S", "ROLLBACK"]),
     ("function call by number", Masked, &["\\F 2925|select * from customers"]),
     ("temporary shadow between parse and bind", Masked, &["\\P s|SELECT upper(t) FROM notes", "\\S", "CREATE TEMP VIEW notes AS SELECT national_id AS t FROM customers", "\\B |s", "\\E ", "\\S", "SELECT upper(t) FROM notes"]),
+    ("uncommitted swap of tables", Masked, &["BEGIN", "ALTER TABLE notes RENAME TO n2", "ALTER TABLE vault1 RENAME TO notes", "SELECT upper(secret) FROM notes", "ROLLBACK"]),
+    ("uncommitted function under a built-in name", Masked, &["BEGIN", "CREATE FUNCTION public.abs(text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900'", "SELECT abs('x'::text)", "ROLLBACK"]),
+    ("swap and read in one string", Masked, &["SELECT 1", "BEGIN; ALTER TABLE notes RENAME TO n2; ALTER TABLE vault1 RENAME TO notes; SELECT upper(secret) FROM notes; ROLLBACK"]),
+    ("swap and read in one pipeline", Masked, &["\\P a|ALTER TABLE notes RENAME TO n2", "\\P b|ALTER TABLE vault1 RENAME TO notes", "\\S", "\\B |a", "\\E ", "\\B |b", "\\E ", "\\P c|SELECT upper(secret) FROM notes", "\\B |c", "\\E ", "\\P |SELECT 1/0", "\\B |", "\\E ", "\\S"]),
+    ("statement prepared before an uncommitted swap", Masked, &["\\P s|SELECT upper(t) FROM notes", "\\S", "BEGIN", "ALTER TABLE notes RENAME TO n2", "ALTER TABLE vault1 RENAME COLUMN secret TO t", "ALTER TABLE vault1 RENAME TO notes", "\\B |s", "\\E ", "\\S", "ROLLBACK"]),
+    ("operator under a built-in name", KnownOpen, &["BEGIN", "CREATE FUNCTION swap.peek(integer, text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900'", "CREATE OPERATOR public.+ (PROCEDURE = swap.peek, LEFTARG = integer, RIGHTARG = text)", "COMMIT", "SELECT 1 + 'x'::text", "DROP FUNCTION swap.peek(integer, text) CASCADE"]),
 ];

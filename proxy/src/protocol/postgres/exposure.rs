@@ -123,6 +123,7 @@ impl MaskTable {
         if self.is_empty() {
             return Exposure::default();
         }
+        let opaque = opaque || operation.functions.iter().any(|written| catalog.may_be_users(written));
         let mut exposure = Exposure { touches: opaque, opaque, everything: opaque, relations: Vec::new(), unknown: false };
         for relation in &operation.relations {
             let before = exposure.relations.len();
@@ -207,10 +208,22 @@ pub(crate) struct Exposure {
 }
 
 impl Exposure {
+    /// Whether it runs code nobody can see into.
+    #[must_use]
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
     /// The exposure of something nobody can see into.
     #[must_use]
     pub(crate) fn total() -> Self {
         Self { touches: true, unknown: false, everything: true, opaque: true, relations: Vec::new() }
+    }
+
+    /// The exposure of a statement while names may mean something else than the catalog snapshot says.
+    #[must_use]
+    pub(crate) fn doubtful(opaque: bool) -> Self {
+        Self { touches: true, unknown: true, everything: true, opaque, relations: Vec::new() }
     }
 
     /// Both together.
@@ -267,7 +280,7 @@ mod tests {
             &["11", "1", "id"],
         ]);
         let generated = rows(&[&["10", "3", "2"]]);
-        Catalog::read([relations, inherits, views, attributes, generated]).unwrap()
+        Catalog::read([relations, inherits, views, attributes, generated, rows(&[&["lower"]])]).unwrap()
     }
 
     fn email() -> Vec<(ColumnName, String)> {
@@ -338,6 +351,16 @@ mod tests {
         assert!(!exposure.touches && !exposure.unknown && !masked(text(11, 1), &exposure, &Outputs::Unknown));
         assert!(!masked(text(0, 0), &exposure, &Outputs::Unknown), "an expression over it cannot show a masked column");
         assert!(!touching(&[(Some("other"), "orders")]).touches);
+    }
+
+    #[test]
+    fn a_users_function_under_a_built_in_name_is_opaque() {
+        let calling = |name: &str| {
+            let operation = Operation { functions: BTreeSet::from([name.to_owned()]), ..Operation::default() };
+            table().exposure(&catalog(), &operation, false).touches
+        };
+        assert!(calling("lower") && calling("public.lower"));
+        assert!(!calling("pg_catalog.lower") && !calling("upper"));
     }
 
     #[test]

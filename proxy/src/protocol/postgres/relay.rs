@@ -270,6 +270,7 @@ impl<'a> Relay<'a> {
     fn analysed(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
         self.renew_view();
         if let Some(age) = self.catalog_wanted(analysis) {
+            self.engine.reads_catalog();
             let snapshots = self.postgres.snapshots.clone();
             let resource = self.incoming.door.session().resource.name.clone();
             let (database, dialer) = (self.parts.database.clone(), self.parts.dialer.clone());
@@ -294,6 +295,9 @@ impl<'a> Relay<'a> {
             return None;
         }
         let age = self.postgres.clock.instant().saturating_duration_since(self.catalog_at);
+        if self.engine.doubts_catalog() {
+            return Some(Duration::from_nanos(1));
+        }
         let doubt = self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
         if doubt && age >= CATALOG_AGE_WHEN_IN_DOUBT {
             return Some(CATALOG_AGE_WHEN_IN_DOUBT);

@@ -36,6 +36,8 @@ pub(crate) enum Pending {
         parts: Vec<PartPlan>,
         /// Names that SQL statements in it make or remove.
         names: Vec<NameChange>,
+        /// Its analysis.
+        analysis: Arc<Analysis>,
     },
     /// `Parse`
     Parse {
@@ -92,7 +94,8 @@ impl Engine {
         let Judged { operation, leaks, parts } = self.judged(analysis);
         let names = analysis.statements.iter().zip(&parts);
         let names = names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
-        self.pending = Some(Pending::Query { parts: parts.into_iter().map(PartPlan).collect(), names });
+        let parts = parts.into_iter().map(PartPlan).collect();
+        self.pending = Some(Pending::Query { parts, names, analysis: Arc::clone(analysis) });
         let statement = shown(text, &operation);
         Ask { operation, statement, values: Vec::new(), leaks }
     }
@@ -162,6 +165,9 @@ impl Engine {
 
     /// What a statement can show, as the session stands.
     pub(super) fn exposure(&self, statement: &Statement) -> Exposure {
+        if self.doubt && !self.view.table.is_empty() {
+            return Exposure::doubtful(statement.opaque || !statement.operation.functions.is_empty());
+        }
         self.view.table.exposure(&self.view.catalog, &statement.operation, statement.opaque)
     }
 
@@ -209,7 +215,7 @@ impl Engine {
 }
 
 /// What names a statement makes or removes.
-fn name_change(statement: &Statement, analysis: &Arc<Analysis>, text: &str, part: &Part) -> Option<NameChange> {
+pub(super) fn name_change(statement: &Statement, analysis: &Arc<Analysis>, text: &str, part: &Part) -> Option<NameChange> {
     Some(match &statement.kind {
         StatementKind::Prepare { name } => NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text)),
         StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
