@@ -1,7 +1,7 @@
 //! The rows: attack, the worst it may come to, and what the agent sends. `\` starts a protocol message of its own.
 
 use super::Row;
-use super::Status::{Blocked, KnownOpen, Masked};
+use super::Status::{Blocked, KnownOpen, Masked, OpenBug};
 
 /// Families 1 to 8 and 14 of the catalogue.
 pub(crate) const SHAPES: &[Row] = &[
@@ -111,6 +111,7 @@ pub(crate) const LAUNDERING: &[Row] = &[
     ("large objects", Masked, &["SELECT lo_from_bytea(77001, national_id::bytea) FROM customers WHERE id = 900", "SELECT lo_get(77001)", "SELECT * FROM pg_largeobject"]),
     ("settings", Masked, &["SELECT set_config('application_name', national_id, false) FROM customers WHERE id = 900", "SHOW application_name", "SELECT current_setting('application_name')", "SELECT set_config('x.y', (SELECT national_id FROM customers WHERE id = 900), false)", "SELECT current_setting('x.y')"]),
     ("copy out", Masked, &["COPY customers TO STDOUT", "COPY (SELECT upper(email) FROM customers) TO STDOUT", "COPY customers (email) TO STDOUT (FORMAT csv)", "COPY vault1 TO STDOUT (FORMAT binary)", "COPY (SELECT * FROM v_plain) TO STDOUT"]),
+    ("rename the schema", OpenBug, &["ALTER SCHEMA hid RENAME TO seen", "SELECT label FROM seen.things", "ALTER SCHEMA seen RENAME TO hid"]),
 ];
 
 /// Families 41 to 46 and 66.
@@ -163,5 +164,7 @@ pub(crate) const PROTOCOL: &[Row] = &[
     ("swap and read in one string", Masked, &["SELECT 1", "BEGIN; ALTER TABLE notes RENAME TO n2; ALTER TABLE vault1 RENAME TO notes; SELECT upper(secret) FROM notes; ROLLBACK"]),
     ("swap and read in one pipeline", Masked, &["\\P a|ALTER TABLE notes RENAME TO n2", "\\P b|ALTER TABLE vault1 RENAME TO notes", "\\S", "\\B |a", "\\E ", "\\B |b", "\\E ", "\\P c|SELECT upper(secret) FROM notes", "\\B |c", "\\E ", "\\P |SELECT 1/0", "\\B |", "\\E ", "\\S"]),
     ("statement prepared before an uncommitted swap", Masked, &["\\P s|SELECT upper(t) FROM notes", "\\S", "BEGIN", "ALTER TABLE notes RENAME TO n2", "ALTER TABLE vault1 RENAME COLUMN secret TO t", "ALTER TABLE vault1 RENAME TO notes", "\\B |s", "\\E ", "\\S", "ROLLBACK"]),
-    ("operator under a built-in name", KnownOpen, &["BEGIN", "CREATE FUNCTION swap.peek(integer, text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900'", "CREATE OPERATOR public.+ (PROCEDURE = swap.peek, LEFTARG = integer, RIGHTARG = text)", "COMMIT", "SELECT 1 + 'x'::text", "DROP FUNCTION swap.peek(integer, text) CASCADE"]),
+    ("operator under a built-in name", OpenBug, &["BEGIN", "CREATE FUNCTION swap.peek(integer, text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900'", "CREATE OPERATOR public.+ (PROCEDURE = swap.peek, LEFTARG = integer, RIGHTARG = text)", "COMMIT", "SELECT 1 + 'x'::text", "DROP FUNCTION swap.peek(integer, text) CASCADE"]),
+    ("cursor replaced within one string", Masked, &["BEGIN", "DECLARE c CURSOR FOR SELECT 'x'::text", "CLOSE c; DECLARE c CURSOR FOR SELECT upper(national_id) FROM customers WHERE id = 900; FETCH ALL FROM c"]),
+    ("statement replaced within one string", Masked, &["PREPARE q AS SELECT 'x'::text", "DEALLOCATE q; PREPARE q AS SELECT upper(national_id) FROM customers WHERE id = 900; EXECUTE q"]),
 ];

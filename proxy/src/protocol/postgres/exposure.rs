@@ -117,6 +117,13 @@ impl MaskTable {
         self.whole.contains(&oid) || self.names.contains_key(&oid)
     }
 
+    /// Whether a relation it names has masked columns.
+    #[must_use]
+    pub(crate) fn names_sensitive(&self, catalog: &Catalog, operation: &Operation) -> bool {
+        let mut names = operation.relations.iter();
+        names.any(|name| catalog.named(name.schema.as_deref(), &name.name).any(|oid| self.is_sensitive(oid)))
+    }
+
     /// What a statement with this operation can show.
     #[must_use]
     pub(crate) fn exposure(&self, catalog: &Catalog, operation: &Operation, opaque: bool) -> Exposure {

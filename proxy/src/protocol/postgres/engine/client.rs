@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
-use super::ask::{Ask, NameChange, PartPlan, Pending, name_change};
+use super::ask::{Ask, NameChange, PartPlan, Pending, name_change, redefines};
 use super::state::{
     Copies, CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared, Query,
     STATEMENTS_MAX,
 };
-use crate::model::{Effect, Operation, Tally};
+use crate::model::{Effect, Tally};
 use crate::sql::Analysis;
 
 /// `Sync`, `Flush`, `Terminate`.
@@ -381,15 +381,6 @@ impl Engine {
 
 fn changes_objects(effect: Effect) -> bool {
     matches!(effect, Effect::Create | Effect::Alter | Effect::Drop | Effect::Execute | Effect::Call | Effect::Unknown)
-}
-
-/// Whether known names may mean something else afterwards. New relations are unknown, and so masked; new code is not.
-fn redefines(operation: &Operation) -> bool {
-    operation.effects.iter().any(|effect| match effect {
-        Effect::Alter | Effect::Drop | Effect::Unknown => true,
-        Effect::Create => operation.relations.is_empty(),
-        _ => false,
-    })
 }
 
 fn query(
