@@ -53,7 +53,7 @@ fn is_opaque(sql: &str) -> bool {
 }
 
 fn column_facts(sql: &str) -> BTreeSet<String> {
-    known(sql).operation.columns
+    known(sql).operation.columns.clone()
 }
 
 /// Unknown must also be opaque or at least never a plain read.
