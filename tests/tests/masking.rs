@@ -34,21 +34,37 @@ forbid (principal, action == Action::"readClear", resource);
 "#;
 
 const CLASSIFIED: &[&str] = &[
-    "customers.email", "customers.national_id", "customers.card", "customers.s_num", "customers.s_day",
-    "customers.s_uuid", "customers.s_doc", "customers.s_list", "customers.s_code", "people.email", "vault1.secret",
-    "vault2.secret", "vault3.secret", "vault4.secret",
+    "customers.email",
+    "customers.national_id",
+    "customers.card",
+    "customers.s_num",
+    "customers.s_day",
+    "customers.s_uuid",
+    "customers.s_doc",
+    "customers.s_list",
+    "customers.s_code",
+    "people.email",
+    "vault1.secret",
+    "vault2.secret",
+    "vault3.secret",
+    "vault4.secret",
 ];
 
 const CANARIES: &[&str] = &[
-    "qzx7vkw3@jhd5-fyp.example", "NX-83W1-77QK-PLV", "4917 6130 0821 7759", "73914.58623", "1931-07-29",
-    "b7c1e0d2-93fa-4e6b-8d15-6fa0c37e9b41", "HJW-55T-ZKR9", "VBX-204-MDQ8", "GTR-661-PWC2",
+    "qzx7vkw3@jhd5-fyp.example",
+    "NX-83W1-77QK-PLV",
+    "4917 6130 0821 7759",
+    "73914.58623",
+    "1931-07-29",
+    "b7c1e0d2-93fa-4e6b-8d15-6fa0c37e9b41",
+    "HJW-55T-ZKR9",
+    "VBX-204-MDQ8",
+    "GTR-661-PWC2",
 ];
 
 /// Binary forms of the number, the day and the uuid.
-const BINARY: &[&[u8]] = &[
-    &[0, 7, 0x0f, 0x4a, 0x16, 0xe6, 0x0b, 0xb8],
-    &[0xb7, 0xc1, 0xe0, 0xd2, 0x93, 0xfa, 0x4e, 0x6b],
-];
+const BINARY: &[&[u8]] =
+    &[&[0, 7, 0x0f, 0x4a, 0x16, 0xe6, 0x0b, 0xb8], &[0xb7, 0xc1, 0xe0, 0xd2, 0x93, 0xfa, 0x4e, 0x6b]];
 
 /// What becomes of an attack, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +75,8 @@ pub(crate) enum Status {
     Masked,
     /// Answered with the value, or with something that tells it, as the documentation says.
     KnownOpen,
+    /// Answered with the value, and not meant to be: a bug that is listed here until it is fixed.
+    OpenBug,
     /// Answered with the value.
     Leaked,
 }
@@ -134,25 +152,32 @@ fn canary(bytes: &[u8]) -> Option<String> {
     for value in CANARIES {
         let lower = value.to_lowercase();
         let letters: Vec<char> = lower.chars().collect();
-        for window in letters.windows(6) {
+        // Short values are looked for as a whole: parts of a day stand in many others.
+        for window in letters.windows(if letters.len() > 10 { 6 } else { letters.len() }) {
             let forward: String = window.iter().collect();
             let backward: String = window.iter().rev().collect();
             let hexadecimal: String = forward.bytes().map(|byte| format!("{byte:02x}")).collect();
             let upper: String = forward.to_uppercase().bytes().map(|byte| format!("{byte:02x}")).collect();
-            if let Some(form) = [forward, backward, hexadecimal, upper].into_iter().find(|form| text.contains(form)) {
+            if let Some(form) =
+                [forward, backward, hexadecimal, upper].into_iter().find(|form| text.contains(form))
+            {
                 return Some(form);
             }
         }
         for start in [*value, &lower, &value.to_uppercase()] {
             for skip in 0..3 {
-                let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode(&start.as_bytes()[skip..]);
+                let encoded =
+                    base64::engine::general_purpose::STANDARD_NO_PAD.encode(&start.as_bytes()[skip..]);
                 if exact.contains(&encoded[..encoded.len().min(10)]) {
                     return Some(encoded);
                 }
             }
         }
     }
-    BINARY.iter().find(|form| bytes.windows(form.len()).any(|part| part == **form)).map(|form| format!("{form:02x?}"))
+    BINARY
+        .iter()
+        .find(|form| bytes.windows(form.len()).any(|part| part == **form))
+        .map(|form| format!("{form:02x?}"))
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>> {
@@ -167,10 +192,18 @@ fn family(name: &str, rows: &[Row]) {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     println!("\n== {name} ==");
     for ((attack, stated, _), (status, note)) in rows.iter().zip(&found) {
-        let shown = if *stated == Status::KnownOpen { *stated } else { *status };
+        let open = matches!(stated, Status::KnownOpen | Status::OpenBug);
+        let shown = if open { *stated } else { *status };
         *counts.entry(format!("{shown:?}")).or_default() += 1;
-        println!("  {shown:?} | {attack}{}", if *status > *stated || std::env::var_os("CHAPERONE_VERBOSE").is_some() { note.as_str() } else { "" });
-        if *status > *stated && *stated != Status::KnownOpen {
+        println!(
+            "  {shown:?} | {attack}{}",
+            if *status > *stated || std::env::var_os("CHAPERONE_VERBOSE").is_some() {
+                note.as_str()
+            } else {
+                ""
+            }
+        );
+        if *status > *stated && !open {
             worse.push(format!("{attack}: {status:?} instead of {stated:?}{note}"));
         }
     }
@@ -183,7 +216,10 @@ fn the_control_finds_canaries_in_every_form() {
     for seen in ["x NX-83W1 y", "vlp-kq77", "4e582d383357", "TlgtODNXMS03N1FLLVBMVg", "QZX7VKW3"] {
         assert!(canary(seen.as_bytes()).is_some(), "{seen}");
     }
-    assert!(canary(b"customer7@mail.example 4000 0000").is_some_and(|form| form.contains("exampl")) || canary(b"customer 7").is_none());
+    assert!(
+        canary(b"customer7@mail.example 4000 0000").is_some_and(|form| form.contains("exampl"))
+            || canary(b"customer 7").is_none()
+    );
 }
 
 #[test]

@@ -117,12 +117,20 @@ impl MaskTable {
         self.whole.contains(&oid) || self.names.contains_key(&oid)
     }
 
+    /// Whether a relation it names has masked columns.
+    #[must_use]
+    pub(crate) fn names_sensitive(&self, catalog: &Catalog, operation: &Operation) -> bool {
+        let mut names = operation.relations.iter();
+        names.any(|name| catalog.named(name.schema.as_deref(), &name.name).any(|oid| self.is_sensitive(oid)))
+    }
+
     /// What a statement with this operation can show.
     #[must_use]
     pub(crate) fn exposure(&self, catalog: &Catalog, operation: &Operation, opaque: bool) -> Exposure {
         if self.is_empty() {
             return Exposure::default();
         }
+        let opaque = opaque || operation.functions.iter().any(|written| catalog.may_be_users(written));
         let mut exposure =
             Exposure { touches: opaque, opaque, everything: opaque, relations: Vec::new(), unknown: false };
         for relation in &operation.relations {
@@ -223,10 +231,22 @@ pub(crate) struct Exposure {
 }
 
 impl Exposure {
+    /// Whether it runs code nobody can see into.
+    #[must_use]
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
     /// The exposure of something nobody can see into.
     #[must_use]
     pub(crate) fn total() -> Self {
         Self { touches: true, unknown: false, everything: true, opaque: true, relations: Vec::new() }
+    }
+
+    /// The exposure of a statement while names may mean something else than the catalog snapshot says.
+    #[must_use]
+    pub(crate) fn doubtful(opaque: bool) -> Self {
+        Self { touches: true, unknown: true, everything: true, opaque, relations: Vec::new() }
     }
 
     /// Both together.
@@ -283,7 +303,7 @@ mod tests {
             &["11", "1", "id"],
         ]);
         let generated = rows(&[&["10", "3", "2"]]);
-        Catalog::read([relations, inherits, views, attributes, generated]).unwrap()
+        Catalog::read([relations, inherits, views, attributes, generated, rows(&[&["lower"]])]).unwrap()
     }
 
     fn email() -> Vec<(ColumnName, String)> {
@@ -364,6 +384,17 @@ mod tests {
             "an expression over it cannot show a masked column"
         );
         assert!(!touching(&[(Some("other"), "orders")]).touches);
+    }
+
+    #[test]
+    fn a_users_function_under_a_built_in_name_is_opaque() {
+        let calling = |name: &str| {
+            let operation =
+                Operation { functions: BTreeSet::from([name.to_owned()]), ..Operation::default() };
+            table().exposure(&catalog(), &operation, false).touches
+        };
+        assert!(calling("lower") && calling("public.lower"));
+        assert!(!calling("pg_catalog.lower") && !calling("upper"));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) enum Pending {
         parts: Vec<PartPlan>,
         /// Names that SQL statements in it make or remove.
         names: Vec<NameChange>,
+        /// Its analysis.
+        analysis: Arc<Analysis>,
     },
     /// `Parse`
     Parse {
@@ -104,7 +106,8 @@ impl Engine {
         let names = analysis.statements.iter().zip(&parts);
         let names =
             names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
-        self.pending = Some(Pending::Query { parts: parts.into_iter().map(PartPlan).collect(), names });
+        let parts = parts.into_iter().map(PartPlan).collect();
+        self.pending = Some(Pending::Query { parts, names, analysis: Arc::clone(analysis) });
         let statement = shown(text, &operation);
         Ask { operation, statement, values: Vec::new(), leaks, purpose: Purpose::Run }
     }
@@ -152,10 +155,12 @@ impl Engine {
             Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
         let mut leaks = false;
         let mut parts = Vec::with_capacity(analysis.statements.len());
+        // What an earlier statement of the text changes holds for the later ones, before anything of it is known here.
+        let (mut redefined, mut renamed) = (false, false);
         for statement in &analysis.statements {
-            let exposure = self.exposure(statement);
+            let exposure = if redefined { self.doubtful(statement) } else { self.exposure(statement) };
             let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
-            match self.run_by_name(statement, &mut part) {
+            match self.run_by_name(statement, renamed, &mut part) {
                 Some((inner, inner_leaks)) => {
                     leaks |= inner_leaks;
                     merge(&mut operation, &inner);
@@ -167,6 +172,8 @@ impl Engine {
                     }
                 }
             }
+            redefined |= redefines(&statement.operation);
+            renamed |= changes_names(statement) || part.exposure.is_opaque();
             parts.push(part);
         }
         // The shared operation keeps its identity, by which the gate remembers decisions.
@@ -176,20 +183,40 @@ impl Engine {
 
     /// What a statement can show, as the session stands.
     pub(super) fn exposure(&self, statement: &Statement) -> Exposure {
+        if self.doubt {
+            return self.doubtful(statement);
+        }
         self.view.table.exposure(&self.view.catalog, &statement.operation, statement.opaque)
     }
 
+    /// What it can show while names may mean something else than the snapshot says.
+    fn doubtful(&self, statement: &Statement) -> Exposure {
+        if self.view.table.is_empty() {
+            return Exposure::default();
+        }
+        Exposure::doubtful(statement.opaque || !statement.operation.functions.is_empty())
+    }
+
     fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
-        exposure.touches
-            && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from)
-                || copies(statement) == Copies::Out)
+        // Classes belong to names: under another name the column would be nobody's secret.
+        let alters = statement.operation.effects.contains(&Effect::Alter)
+            && self.view.table.names_sensitive(&self.view.catalog, &statement.operation);
+        alters
+            || exposure.touches
+                && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from)
+                    || copies(statement) == Copies::Out)
     }
 
     /// What a statement that names another runs, whether that leaks, and (in `part`) what it can show. An unknown name can
     /// show and do anything.
-    fn run_by_name(&self, statement: &Statement, part: &mut Part) -> Option<(Operation, bool)> {
+    fn run_by_name(
+        &self,
+        statement: &Statement,
+        renamed: bool,
+        part: &mut Part,
+    ) -> Option<(Operation, bool)> {
         match &statement.kind {
-            StatementKind::Execute { name } => match self.statements.get(name) {
+            StatementKind::Execute { name } => match self.statements.get(name).filter(|_| !renamed) {
                 Some(prepared) => {
                     let inner = prepared.analysis.statements.first();
                     part.exposure = inner.map_or_else(Exposure::total, |inner| self.exposure(inner));
@@ -203,7 +230,7 @@ impl Engine {
                 }
             },
             StatementKind::Fetch { name } => {
-                match self.cursors.get(name) {
+                match self.cursors.get(name).filter(|_| !renamed) {
                     Some(cursor) => {
                         part.exposure = cursor.exposure.clone();
                         part.outputs = cursor.outputs.clone();
@@ -224,8 +251,31 @@ impl Engine {
     }
 }
 
+/// Whether known names may mean something else afterwards. New relations are unknown, and so masked; new code is not.
+pub(super) fn redefines(operation: &Operation) -> bool {
+    operation.effects.iter().any(|effect| match effect {
+        Effect::Alter | Effect::Drop | Effect::Unknown => true,
+        Effect::Create => operation.relations.is_empty(),
+        _ => false,
+    })
+}
+
+/// Whether later statements of the same text may mean another prepared statement or cursor by a name.
+fn changes_names(statement: &Statement) -> bool {
+    matches!(
+        statement.kind,
+        StatementKind::Prepare { .. }
+            | StatementKind::Deallocate { .. }
+            | StatementKind::DeclareCursor { .. }
+            | StatementKind::CloseCursor { .. }
+            | StatementKind::Discard { .. }
+            | StatementKind::RollbackTo { .. }
+            | StatementKind::Rollback { .. }
+    )
+}
+
 /// What names a statement makes or removes.
-fn name_change(
+pub(super) fn name_change(
     statement: &Statement,
     analysis: &Arc<Analysis>,
     text: &str,

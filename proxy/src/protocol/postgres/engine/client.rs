@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
-use super::ask::{Ask, NameChange, PartPlan, Pending};
+use super::ask::{Ask, NameChange, PartPlan, Pending, name_change, redefines};
 use super::state::{
     Copies, CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan,
     Prepared, Query, STATEMENTS_MAX,
@@ -195,9 +195,10 @@ impl Engine {
             self.owed.push_back(Expect::Execute { portal: 0, denial });
             return Ok(Step::Constant(EXECUTE_THAT_FAILS));
         };
-        portal.executed = true;
+        let first = !std::mem::replace(&mut portal.executed, true);
         portal.owed = portal.owed.saturating_add(1);
         let request = portal.request;
+        let statement = Arc::clone(&portal.statement);
         let mut before = Vec::new();
         // The statement's description may be older than the relation it names now; the portal's is what will run.
         if matches!(portal.plan, PortalPlan::Undescribed) {
@@ -207,7 +208,37 @@ impl Engine {
             self.owed.push_back(Expect::DescribePortal { portal: request, injected: true });
         }
         self.owed.push_back(Expect::Execute { portal: request, denial: None });
+        if first {
+            self.runs(&statement);
+        }
         Ok(Step::Follow { request, before })
+    }
+
+    /// A prepared text is about to run: the names it makes or removes change as they do for a simple query.
+    fn runs(&mut self, prepared: &Arc<Prepared>) {
+        self.changes_objects(&prepared.analysis);
+        let parts = self.judged(&prepared.analysis).parts;
+        let names = prepared.analysis.statements.iter().zip(&parts);
+        let names: Vec<NameChange> = names
+            .filter_map(|(one, part)| name_change(one, &prepared.analysis, &prepared.text, part))
+            .collect();
+        for change in names {
+            self.apply(change);
+        }
+    }
+
+    /// A text is about to run: what it may change is in doubt until a snapshot shows it, and code that cannot be seen into
+    /// may leave cursors under any name.
+    fn changes_objects(&mut self, analysis: &Analysis) {
+        for one in &analysis.statements {
+            if redefines(&one.operation) {
+                self.doubt = true;
+                self.settled = false;
+            }
+            if self.exposure(one).is_opaque() {
+                self.cursors.clear();
+            }
+        }
     }
 
     fn client_close(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
@@ -242,7 +273,10 @@ impl Engine {
     /// The pending message goes on as `request`; the driver sends its frame under the permit.
     pub(crate) fn permitted(&mut self, request: u64) {
         match self.pending.take() {
-            Some(Pending::Query { parts, names }) => self.permitted_query(request, parts, names),
+            Some(Pending::Query { parts, names, analysis }) => {
+                self.permitted_query(request, parts, names);
+                self.changes_objects(&analysis);
+            }
             Some(Pending::Parse { name, text, analysis }) => {
                 let changes = analysis.operation.effects.iter().any(|effect| changes_objects(*effect));
                 let prepared = Arc::new(Prepared { text, analysis, request });
@@ -283,6 +317,8 @@ impl Engine {
 
     fn permitted_bind(&mut self, request: u64, portal: String, statement: &str) {
         self.unname_portal(&portal);
+        // Cursors and portals share their names.
+        self.cursors.remove(&portal);
         let Some(statement) = self.statements.get(statement).map(Arc::clone) else {
             tracing::error!("a bind was permitted for a statement that is gone");
             return;

@@ -14,7 +14,7 @@ use super::super::wire::{
 use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan, Query};
 use crate::mask::Plan;
 use crate::model::{Fault, Outcome, Tally};
-use crate::sql::Outputs;
+use crate::sql::{Outputs, StatementKind};
 
 /// What stands for the text of an error whose statement touches masked columns: error texts quote values.
 const WITHHELD: &str = "the server's message is withheld because the statement touches masked columns";
@@ -73,7 +73,7 @@ impl Engine {
             b'N' => self.notice(frame, out),
             b'Z' => self.ready(frame, out),
             b'S' => self.setting(frame, out),
-            b'A' => pass(frame, out),
+            b'A' => self.notification(frame, out),
             b'V' => self.function_result(frame, out),
             b'G' | b'H' => self.copy_start(frame, out),
             b'c' if self.copy == CopyMode::Out => pass(frame, out),
@@ -262,6 +262,7 @@ impl Engine {
                 }
             }
             Expect::Bind { request: portal, denial: None } | Expect::Execute { portal, denial: None } => {
+                self.doubt_names(portal);
                 let tally = self.portals.get(&portal).map_or(Tally::default(), |bound| bound.tally);
                 self.ended(portal, outcome, tally);
                 self.portal_paid(portal);
@@ -285,6 +286,23 @@ impl Engine {
         for name in &query.names {
             self.drop_statement(name);
             self.cursors.remove(name);
+        }
+    }
+
+    /// The same for a portal that failed or did not run.
+    fn doubt_names(&mut self, portal: u64) {
+        let Some(bound) = self.portals.get(&portal).filter(|bound| bound.executed) else { return };
+        let analysis = Arc::clone(&bound.statement.analysis);
+        for statement in &analysis.statements {
+            match &statement.kind {
+                StatementKind::Prepare { name } | StatementKind::Deallocate { name: Some(name) } => {
+                    self.drop_statement(name)
+                }
+                StatementKind::DeclareCursor { name } | StatementKind::CloseCursor { name: Some(name) } => {
+                    self.cursors.remove(name);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -325,6 +343,15 @@ impl Engine {
         let fields = ErrorFields::read(frame).map_err(EngineError::Server)?;
         let exposed = self.front_exposed();
         out.extend_from_slice(&self.scrubbed(fields, exposed, FieldNotice::Notice));
+        Ok(())
+    }
+
+    /// What a notification carries can come from anywhere, also from code and other sessions.
+    fn notification(&self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
+        if self.view.table.is_empty() {
+            return pass(frame, out);
+        }
+        out.extend_from_slice(&wire::without_payload(frame).map_err(EngineError::Server)?);
         Ok(())
     }
 
@@ -387,6 +414,8 @@ impl Engine {
         if self.view.table.is_empty() {
             return fields.encode(kind);
         }
+        // A message with a context was raised inside of code, such as a trigger, that nobody can see into.
+        let exposed = exposed || fields.has_context();
         let fields = fields.without_quotes();
         if exposed { fields.with_message(WITHHELD).encode(kind) } else { fields.encode(kind) }
     }

@@ -219,6 +219,10 @@ pub(crate) struct Engine {
     pub(super) pending: Option<Pending>,
     pub(super) transaction: u8,
     pub(super) skipping: bool,
+    /// Names may mean something else than the catalog snapshot says: this session changed objects since.
+    pub(super) doubt: bool,
+    /// A snapshot is being read that shows every change of this session.
+    pub(super) settled: bool,
     pub(super) copy: CopyMode,
     pub(super) notes: Vec<Note>,
 }
@@ -239,6 +243,8 @@ impl Engine {
             pending: None,
             transaction: b'I',
             skipping: false,
+            doubt: false,
+            settled: false,
             copy: CopyMode::None,
             notes: Vec::new(),
         }
@@ -247,6 +253,7 @@ impl Engine {
     /// Replaces what is masked. Portals that are already bound keep the stricter of nothing: they are asked for anew.
     pub(crate) fn set_view(&mut self, view: View) {
         self.view = view;
+        self.doubt &= !std::mem::take(&mut self.settled);
         // Cursors first: a portal that fetches from one of before is then judged as unknown.
         self.cursors.clear();
         let seen: Vec<(u64, Exposure, Outputs)> = self
@@ -275,6 +282,17 @@ impl Engine {
             _ => Outputs::Unknown,
         };
         (exposure, outputs)
+    }
+
+    /// A new snapshot is about to be read: whether it will show what this session changed, which others see after commit.
+    pub(crate) fn reads_catalog(&mut self) {
+        self.settled = self.transaction == b'I' && self.owed.is_empty();
+    }
+
+    /// Whether this session changed objects since the snapshot.
+    #[must_use]
+    pub(crate) fn doubts_catalog(&self) -> bool {
+        self.doubt
     }
 
     /// The catalog in use.

@@ -72,6 +72,7 @@ impl Relay<'_> {
     pub(super) fn analysed(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
         self.renew_view();
         if let Some(age) = self.catalog_wanted(analysis) {
+            self.engine.reads_catalog();
             let snapshots = self.postgres.snapshots.clone();
             let resource = self.incoming.door.session().resource.name.clone();
             let (database, dialer) = (self.parts.database.clone(), self.parts.dialer.clone());
@@ -96,6 +97,10 @@ impl Relay<'_> {
             return None;
         }
         let age = self.postgres.clock.instant().saturating_duration_since(self.catalog_at);
+        if self.engine.doubts_catalog() {
+            // Any snapshot is too old but one that is read from now on.
+            return Some(Duration::from_nanos(1));
+        }
         let doubt =
             self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
         if doubt && age >= CATALOG_AGE_WHEN_IN_DOUBT {

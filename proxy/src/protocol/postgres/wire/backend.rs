@@ -180,6 +180,12 @@ impl<'a> ErrorFields<'a> {
         self.fields.iter().find(|(code, _)| *code == wanted).map(|(_, value)| value.as_ref())
     }
 
+    /// Whether it was raised inside of code: a function, a trigger, a rule.
+    #[must_use]
+    pub fn has_context(&self) -> bool {
+        self.field(b'W').is_some() || self.field(b'q').is_some()
+    }
+
     /// Removes fields that quote rows or code: detail, hint, context and internal query.
     #[must_use]
     pub fn without_quotes(mut self) -> Self {
@@ -246,6 +252,21 @@ pub fn read_setting(frame: &[u8]) -> Result<(&str, &str), WireError> {
     let value = reader.text()?;
     reader.finish()?;
     Ok((name, value))
+}
+
+/// A `NotificationResponse` frame without its payload.
+///
+/// # Errors
+/// When the frame is not of that form.
+pub fn without_payload(frame: &[u8]) -> Result<Vec<u8>, WireError> {
+    let mut reader = Reader::of_frame(frame)?;
+    let pid = reader.u32()?;
+    let channel = reader.cstring()?;
+    reader.cstring()?;
+    reader.finish()?;
+    let length = u32::try_from(channel.len().saturating_add(10));
+    let length = length.ok().ok_or(WireError::Length { kind: b'A', length: u32::MAX })?;
+    Ok([b"A".as_slice(), &length.to_be_bytes(), &pid.to_be_bytes(), channel, b"\0\0"].concat())
 }
 
 /// The key of a `BackendKeyData` frame.
