@@ -6,6 +6,11 @@
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
 
+#[path = "postgres/held.rs"]
+mod held;
+#[path = "postgres/upstream.rs"]
+mod upstream;
+
 use std::time::Duration;
 
 use anyhow::Result;
@@ -40,26 +45,37 @@ struct Stage {
 
 impl Stage {
     fn set() -> Result<Self> {
+        Self::with("", "")
+    }
+
+    /// A stage with more policies and tables.
+    fn with(policies: &str, tables: &str) -> Result<Self> {
         let dir = temp::Dir::new("postgres")?;
         let server = Server::start(&Options::default())?;
+        server.query(&format!("ALTER ROLE {} SET log_statement = 'all'", sample::USER))?;
         let password = dir.write("password", sample::PASSWORD, 0o600)?;
         let plan = Plan::default()
             .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
             .with(&server.resource(RESOURCE, &password))
-            .policy("test.cedar", POLICY)
+            .with(tables)
+            .policy("test.cedar", &format!("{POLICY}{policies}"))
             .policy("columns.toml", &sample::columns_toml(RESOURCE));
         Ok(Self { daemon: Daemon::start(&plan)?, server, _dir: dir })
     }
 
     /// Runs a program on the wire library as the agent; the program's assertions must hold and a session still work.
     fn wire(&self, program: &str) -> Result<()> {
-        let text = format!("{WIRE}\n{program}\nSession().alive()\n");
-        let port = self.server.port().to_string();
-        let agent = Agent::new(&self.daemon, AGENT);
-        let mut command = agent.python(&text, &[&port, sample::USER, sample::DATABASE])?;
-        process::run(&mut command, LIMIT)?.success()?;
-        Ok(())
+        run(&self.daemon, self.server.port(), &format!("{program}\nSession().alive()\n"))
     }
+}
+
+/// Runs a program on the wire library as the agent against a port; its assertions must hold.
+fn run(daemon: &Daemon, port: u16, program: &str) -> Result<()> {
+    let agent = Agent::new(daemon, AGENT);
+    let arguments = [&port.to_string(), sample::USER, sample::DATABASE];
+    let mut command = agent.python(&format!("{WIRE}\n{program}\n"), &arguments)?;
+    process::run(&mut command, LIMIT)?.success()?;
+    Ok(())
 }
 
 fn check(program: &str) {
@@ -246,7 +262,9 @@ for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
 "#,
         )
         .unwrap();
-    assert!(!stage.server.log().unwrap().contains("UPDATE orders"));
+    let log = stage.server.log().unwrap();
+    assert!(log.contains("SELECT 41 + 1"), "the log does not show what is forwarded:\n{log}");
+    assert!(!log.contains("UPDATE orders"), "{log}");
 }
 
 #[test]
