@@ -1,4 +1,4 @@
-//! Requests that wait for a person while the client cancels or vanishes.
+//! Requests that wait while the client cancels or vanishes, and the record against the server's own log.
 
 use std::time::Duration;
 
@@ -61,4 +61,30 @@ fn a_client_that_vanishes_while_held_leaves_its_ticket_and_one_outcome() {
     let list = stage.daemon.cli_as(APPROVER, &["approvals", "list"]).unwrap().success().unwrap();
     assert!(list.contains("T-"), "{list}");
     assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
+}
+
+#[test]
+fn what_the_server_ran_is_in_the_record_and_what_was_denied_is_in_the_record_alone() {
+    let stage = Stage::set().unwrap();
+    stage
+        .wire(
+            r#"
+s = Session()
+s.ask("SELECT 1 AS mark_simple")
+s.send(parse("", "SELECT 1 AS mark_extended"), bind(), execute(), SYNC); s.until()
+s.send(parse("", "SELECT 1 AS mark_before"), bind(), execute(), parse("", "DROP TABLE mark_denied"), bind(), execute(),
+       parse("", "SELECT 1 AS mark_skipped"), bind(), execute(), SYNC); s.until()
+s.error("DROP TABLE mark_refused")
+"#,
+        )
+        .unwrap();
+    let log = stage.server.log().unwrap();
+    let record = stage.daemon.cli(&["audit", "search", "--json"]).unwrap().success().unwrap();
+    for mark in ["mark_simple", "mark_extended", "mark_before"] {
+        assert!(log.contains(mark) && record.contains(mark), "{mark}\n{log}\n{record}");
+    }
+    for mark in ["mark_denied", "mark_refused"] {
+        assert!(!log.contains(mark) && record.contains(mark), "{mark}\n{log}\n{record}");
+    }
+    assert!(!log.contains("mark_skipped"), "{log}");
 }

@@ -114,24 +114,45 @@ fn a_password_is_never_sent_in_clear() {
     assert!(!fake.saw(sample::PASSWORD.as_bytes()));
 }
 
-#[test]
-fn a_resource_that_dies_within_a_row_ends_the_session_with_a_native_error() {
-    let fake = Fake::new(|mut stream, seen| {
+/// A resource that answers a statement with a row description, then `rest`, then dies.
+fn dying(rest: &'static [u8]) -> Fake {
+    Fake::new(move |mut stream, seen| {
         take(&mut stream, seen);
         give(&mut stream, WELCOME);
         take(&mut stream, seen);
-        let row = b"T\0\0\0\x1a\0\x01a\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0D\0\0\0\x64\0\x01\0\0\0\x5aonly";
-        give(&mut stream, row);
-    });
+        give(&mut stream, b"T\0\0\0\x1a\0\x01a\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+        give(&mut stream, rest);
+    })
+}
+
+#[test]
+fn a_resource_that_dies_between_rows_ends_the_session_with_a_native_error() {
+    let fake = dying(b"D\0\0\0\x0b\0\x01\0\0\0\x01x");
     against(
         fake.port,
         "mode = \"disable\"",
         r#"
-s = Session()
-s.send(query("SELECT 'a'"))
+s = Session().send(query("SELECT 'a'"))
 seen = s.until(b"E")
-assert not rows(seen) and errors(seen)[0]["C"] == "08006", seen
+assert rows(seen) == [[b"x"]] and errors(seen)[0]["C"] == "08006", seen
 assert s.message() is None
+"#,
+    );
+}
+
+#[test]
+fn nothing_follows_a_row_that_the_resource_did_not_finish() {
+    // An error behind half a row would be read as the rest of that row.
+    let fake = dying(b"D\0\0\0\x64\0\x01\0\0\0\x5aonly");
+    against(
+        fake.port,
+        "mode = \"disable\"",
+        r#"
+s = Session().send(query("SELECT 'a'"))
+while s.more():
+    pass
+row = s.buffer.index(b"D\0\0\0\x64")
+assert s.buffer[row:] == b"D\0\0\0\x64\0\1\0\0\0\x5aonly", s.buffer
 "#,
     );
 }
@@ -146,7 +167,8 @@ fn a_resource_without_tls_or_with_a_strange_certificate_gets_no_credential() {
         give(&mut stream, b"N");
         take(&mut stream, seen);
     });
-    let config = other.server(&["127.0.0.1", "localhost"], Validity::Current).unwrap().server_config().unwrap();
+    let config =
+        other.server(&["127.0.0.1", "localhost"], Validity::Current).unwrap().server_config().unwrap();
     let strange = Fake::new(move |mut stream, seen| {
         let mut request = [0; 8];
         stream.read_exact(&mut request).unwrap();
