@@ -344,3 +344,19 @@ s.alive()
 "#,
     );
 }
+
+#[test]
+fn copy_of_an_unmasked_table_runs_where_policy_allows_it() {
+    check(
+        r#"
+s = Session()
+seen = s.ask("COPY orders TO STDOUT")
+assert kinds(seen) == "H" + "d" * 1000 + "cCZ", (kinds(seen)[:20], errors(seen))
+s.send(query("COPY orders FROM STDIN"))
+assert s.until(b"G")
+s.send(frame(b"d", b"5000\t1\tlamp\t1.00\tnew\t2024-01-01\n"), frame(b"f", b"changed my mind\0"))
+assert errors(s.until())[0]["C"] == "57014"
+s.alive()
+"#,
+    );
+}
