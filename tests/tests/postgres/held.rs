@@ -1,0 +1,90 @@
+//! Requests that wait while the client cancels or vanishes, and the record against the server's own log.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use chaperone_tests::wait;
+
+use super::{AGENT, RESOURCE, Stage};
+
+const APPROVER: &str = "backup";
+const HOLD: &str = r#"
+@id("updates-wait")
+@approvers("dba") @quorum("1") @window("10m")
+forbid (principal, action == Action::"runUnattended", resource)
+when { context.effects.contains("update") };
+"#;
+const HELD_UPDATE: &str = r#"
+s = Session()
+s.send(query("UPDATE orders SET item = 'held' WHERE id = 4"))
+kind, body = s.message()
+assert kind == b"N" and b"ticket" in body, (kind, body)
+"#;
+
+fn stage() -> Result<Stage> {
+    let approver =
+        format!("[[approver]]\nname = \"dba-on-duty\"\nuser = \"{APPROVER}\"\ngroups = [\"dba\"]\n");
+    Stage::with(HOLD, &approver)
+}
+
+/// Lines of the record of this kind of event.
+fn recorded(stage: &Stage, kind: &str) -> Result<usize> {
+    let found = stage.daemon.cli(&["audit", "search", "--json"])?.success()?;
+    Ok(found.lines().filter(|line| line.contains(&format!("\"{kind}\""))).count())
+}
+
+#[test]
+fn a_cancelled_hold_is_57014_and_the_session_lives() {
+    let stage = stage().unwrap();
+    let cancel = r#"
+sock = dial()
+sock.sendall(struct.pack("!II", len(s.key) + 8, 80877102) + s.key)
+assert sock.recv(1) == b""
+error = errors(s.until())[0]
+assert error["C"] == "57014", error
+s.alive()
+"#;
+    stage.wire(&format!("{HELD_UPDATE}{cancel}")).unwrap();
+    assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
+}
+
+#[test]
+fn a_client_that_vanishes_while_held_leaves_its_ticket_and_one_outcome() {
+    let stage = stage().unwrap();
+    stage.wire(&format!("{HELD_UPDATE}s.sock.close()")).unwrap();
+    // The held update and the control statement that `wire` adds.
+    wait::until("both outcomes in the record", Duration::from_secs(30), || {
+        Ok((recorded(&stage, "request_ended")? >= 2).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(recorded(&stage, "request_ended").unwrap(), 2, "{AGENT} on {RESOURCE}");
+    let list = stage.daemon.cli_as(APPROVER, &["approvals", "list"]).unwrap().success().unwrap();
+    assert!(list.contains("T-"), "{list}");
+    assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
+}
+
+#[test]
+fn what_the_server_ran_is_in_the_record_and_what_was_denied_is_in_the_record_alone() {
+    let stage = Stage::set().unwrap();
+    stage
+        .wire(
+            r#"
+s = Session()
+s.ask("SELECT 1 AS mark_simple")
+s.send(parse("", "SELECT 1 AS mark_extended"), bind(), execute(), SYNC); s.until()
+s.send(parse("", "SELECT 1 AS mark_before"), bind(), execute(), parse("", "DROP TABLE mark_denied"), bind(), execute(),
+       parse("", "SELECT 1 AS mark_skipped"), bind(), execute(), SYNC); s.until()
+s.error("DROP TABLE mark_refused")
+"#,
+        )
+        .unwrap();
+    let log = stage.server.log().unwrap();
+    let record = stage.daemon.cli(&["audit", "search", "--json"]).unwrap().success().unwrap();
+    for mark in ["mark_simple", "mark_extended", "mark_before"] {
+        assert!(log.contains(mark) && record.contains(mark), "{mark}\n{log}\n{record}");
+    }
+    for mark in ["mark_denied", "mark_refused"] {
+        assert!(!log.contains(mark) && record.contains(mark), "{mark}\n{log}\n{record}");
+    }
+    assert!(!log.contains("mark_skipped"), "{log}");
+}
