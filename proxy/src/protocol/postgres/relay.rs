@@ -121,6 +121,8 @@ pub(super) struct Relay<'a> {
     /// Bytes of a frame that passes unread and is not all here yet.
     passing: usize,
     wait: Wait,
+    /// The head frame waits for a reply that is owed.
+    later: bool,
     agent_ended: bool,
     draining: bool,
     bytes: (u64, u64),
@@ -143,6 +145,7 @@ impl<'a> Relay<'a> {
             to_agent: BytesMut::new(),
             passing: 0,
             wait: Wait::Nothing,
+            later: false,
             agent_ended: false,
             draining: false,
             bytes: (0, 0),
@@ -225,6 +228,7 @@ impl<'a> Relay<'a> {
         let Some(header) = next_frame(buffer, &Kind::limits()).map_err(EngineError::Client)? else { return Ok(false) };
         let Some(frame) = buffer.get(..header.total) else { return Ok(false) };
         let step = self.engine.client(frame)?;
+        self.later = false;
         match step {
             Step::Analyse(text) => match self.postgres.analyzer.cached(&text) {
                 Some(analysis) => self.analysed(&analysis)?,
@@ -249,6 +253,10 @@ impl<'a> Relay<'a> {
                 self.parts.client.buffer.advance(header.total);
             }
             Step::Ignore => self.parts.client.buffer.advance(header.total),
+            Step::Later => {
+                self.later = true;
+                return Ok(false);
+            }
             Step::Goodbye => {
                 self.parts.client.buffer.clear();
                 self.agent_ended = true;
@@ -403,7 +411,7 @@ impl<'a> Relay<'a> {
     /// The next thing that happens.
     async fn next(&mut self, drain: &mut Boxed<()>) -> Event {
         let reading_agent = !self.agent_ended
-            && (matches!(self.wait, Wait::Nothing) || self.parts.client.buffer.len() < AHEAD_BYTES_MAX)
+            && (matches!(self.wait, Wait::Nothing) && !self.later || self.parts.client.buffer.len() < AHEAD_BYTES_MAX)
             && self.engine.has_room();
         if self.engine.is_idle() {
             self.shrink();

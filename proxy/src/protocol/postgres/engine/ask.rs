@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::super::exposure::Exposure;
 use super::super::wire::Bind;
+use super::names::{Meaning, NameChange, name_change};
 use super::state::{Copies, Engine, Part, Prepared};
 use crate::model::{BoundValue, Effect, Operation};
-use crate::sql::{Analysis, Outputs, Statement, StatementKind};
+use crate::sql::{Analysis, Statement, StatementKind};
 
 /// Characters of a bound value that the record shows. Longer values are cut and named by their digest.
 const VALUE_CHARS_MAX: usize = 256;
@@ -36,6 +37,8 @@ pub(crate) enum Pending {
         parts: Vec<PartPlan>,
         /// Names that SQL statements in it make or remove.
         names: Vec<NameChange>,
+        /// Some statement runs code that nobody can see into.
+        opaque: bool,
     },
     /// `Parse`
     Parse {
@@ -52,8 +55,8 @@ pub(crate) enum Pending {
     Bind {
         /// Portal name.
         portal: String,
-        /// Statement name.
-        statement: String,
+        /// The statement.
+        statement: Arc<Prepared>,
     },
     /// `FunctionCall`
     Function,
@@ -63,23 +66,6 @@ pub(crate) enum Pending {
 #[derive(Debug)]
 pub(crate) struct PartPlan(pub(super) Part);
 
-/// A change of the session's names by SQL.
-#[derive(Debug, Clone)]
-pub(crate) enum NameChange {
-    /// `PREPARE`
-    Prepare(String, Arc<Analysis>, Arc<str>),
-    /// `DEALLOCATE name`
-    Deallocate(String),
-    /// `DEALLOCATE ALL`, `DISCARD ALL`
-    DeallocateAll,
-    /// `DECLARE`
-    Declare(String, Outputs, Exposure),
-    /// `CLOSE name`
-    CloseCursor(String),
-    /// `CLOSE ALL`
-    CloseAll,
-}
-
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
@@ -88,21 +74,26 @@ impl Engine {
         let mut parts = Vec::new();
         let mut names = Vec::new();
         let mut leaks = false;
+        let whole: Arc<str> = Arc::from(text);
         for statement in &analysis.statements {
             let exposure = self.exposure(statement);
             leaks |= self.leaks(statement, &exposure);
-            let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
-            match self.run_by_name(statement, &mut part) {
-                Some(inner) => {
-                    by_name = true;
-                    merge(&mut operation, &inner);
+            names.extend(name_change(statement, analysis, &whole, &exposure));
+            let part = match self.run_by_name(statement, &names) {
+                Some((part, inner)) => {
+                    by_name |= inner.is_some();
+                    merge(&mut operation, inner.as_ref().unwrap_or(&statement.operation));
+                    part
                 }
-                None => merge(&mut operation, &statement.operation),
-            }
-            names.extend(name_change(statement, analysis, text, &part));
+                None => {
+                    merge(&mut operation, &statement.operation);
+                    Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) }
+                }
+            };
             parts.push(PartPlan(part));
         }
-        self.pending = Some(Pending::Query { parts, names });
+        let opaque = analysis.statements.iter().any(|statement| statement.opaque);
+        self.pending = Some(Pending::Query { parts, names, opaque });
         let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
         Ask { operation, statement: shown(text, &analysis.operation), values: Vec::new(), leaks }
     }
@@ -112,8 +103,7 @@ impl Engine {
         let leaks = analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
         let mut operation = Arc::clone(&analysis.operation);
         for statement in &analysis.statements {
-            let mut part = Part { outputs: Outputs::None, exposure: Exposure::default(), copies: Copies::No };
-            if let Some(inner) = self.run_by_name(statement, &mut part) {
+            if let Some((_, Some(inner))) = self.run_by_name(statement, &[]) {
                 operation = Arc::new(inner);
             }
         }
@@ -127,20 +117,23 @@ impl Engine {
         Ask { operation, statement: text, values: Vec::new(), leaks }
     }
 
-    /// The question for a `Bind`; `None` if its statement is not known.
-    pub(super) fn ask_bind(&mut self, bind: &Bind<'_>) -> Option<Ask> {
-        let prepared = self.statements.get(bind.statement)?;
+    /// The question for a `Bind`, if its statement is known.
+    pub(super) fn ask_bind(&mut self, bind: &Bind<'_>) -> Meaning<Ask> {
+        let prepared = match self.statement(bind.statement) {
+            Meaning::Is(prepared) => prepared,
+            Meaning::Later => return Meaning::Later,
+            Meaning::Unknown => return Meaning::Unknown,
+        };
         let leaks =
             prepared.analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
         let ask = Ask {
-            operation: Arc::clone(&prepared.operation),
+            operation: self.resolve(&prepared).operation,
             statement: Arc::clone(&prepared.text),
             values: bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect(),
             leaks,
         };
-        self.pending =
-            Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
-        Some(ask)
+        self.pending = Some(Pending::Bind { portal: bind.portal.to_owned(), statement: prepared });
+        Meaning::Is(ask)
     }
 
     /// The question for a `FunctionCall`: code called by number, which nobody can see into.
@@ -161,68 +154,6 @@ impl Engine {
     fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
         exposure.touches && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from) || copies(statement) == Copies::Out)
     }
-
-    /// What a statement that names another runs, and what that can show. An unknown name can show anything.
-    fn run_by_name(&self, statement: &Statement, part: &mut Part) -> Option<Operation> {
-        match &statement.kind {
-            StatementKind::Execute { name } => match self.statements.get(name) {
-                Some(prepared) => {
-                    let inner = prepared.analysis.statements.first();
-                    part.exposure = inner.map_or_else(Exposure::total, |inner| self.exposure(inner));
-                    part.outputs = inner.map_or(Outputs::Unknown, |inner| inner.outputs.clone());
-                    Some((*prepared.operation).clone())
-                }
-                None => {
-                    self.unknown_name(part);
-                    Some(Operation::unknown())
-                }
-            },
-            StatementKind::Fetch { name } => {
-                match self.cursors.get(name) {
-                    Some(cursor) => {
-                        part.exposure = cursor.exposure.clone();
-                        part.outputs = cursor.outputs.clone();
-                    }
-                    None => self.unknown_name(part),
-                }
-                None
-            }
-            _ => None,
-        }
-    }
-
-    fn unknown_name(&self, part: &mut Part) {
-        part.outputs = Outputs::Unknown;
-        if !self.view.table.is_empty() {
-            part.exposure = Exposure::total();
-        }
-    }
-}
-
-/// What names a statement makes or removes.
-fn name_change(statement: &Statement, analysis: &Arc<Analysis>, text: &str, part: &Part) -> Option<NameChange> {
-    Some(match &statement.kind {
-        StatementKind::Prepare { name } => NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text)),
-        StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
-        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => NameChange::DeallocateAll,
-        StatementKind::DeclareCursor { name } => {
-            NameChange::Declare(name.clone(), statement.outputs.clone(), part.exposure.clone())
-        }
-        StatementKind::CloseCursor { name: Some(name) } => NameChange::CloseCursor(name.clone()),
-        StatementKind::CloseCursor { name: None } => NameChange::CloseAll,
-        _ => return None,
-    })
-}
-
-/// An analysis that holds one statement of a longer text.
-fn alone(statement: &Statement, analysis: &Arc<Analysis>) -> Arc<Analysis> {
-    if analysis.statements.len() == 1 {
-        return Arc::clone(analysis);
-    }
-    let mut one = Analysis::clone(analysis);
-    one.operation = Arc::new(statement.operation.clone());
-    one.statements = vec![statement.clone()];
-    Arc::new(one)
 }
 
 pub(super) fn copies(statement: &Statement) -> Copies {
@@ -244,7 +175,7 @@ fn merge(whole: &mut Operation, inner: &Operation) {
 
 /// The text that the record keeps. A statement that sets a password is kept without its text.
 fn shown(text: &str, operation: &Operation) -> Arc<str> {
-    let sets = [Effect::Create, Effect::Alter, Effect::Unknown].iter().any(|effect| operation.effects.contains(effect));
+    let sets = [Effect::Create, Effect::Alter, Effect::Grant, Effect::Execute, Effect::Unknown].iter().any(|effect| operation.effects.contains(effect));
     if sets && text.to_ascii_lowercase().contains("password") {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
         return Arc::from(format!("-- withheld: the statement names a password; sha256 {}", hex(digest.as_ref())));

@@ -8,6 +8,7 @@
 
 mod ask;
 mod client;
+mod names;
 mod server;
 mod state;
 

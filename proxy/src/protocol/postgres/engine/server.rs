@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::super::exposure::Exposure;
 use super::super::wire::{self, ErrorFields, FieldNotice, command_rows, describe_columns, ready_status, rewrite_row};
-use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan, Query};
+use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan};
 use crate::mask::Plan;
 use crate::model::{Fault, Outcome, Tally};
 use crate::sql::Outputs;
@@ -112,8 +112,7 @@ impl Engine {
             Some(Expect::DescribeStatement { denial: None }) => pass(frame, out),
             Some(Expect::DescribePortal { portal, injected }) => {
                 if let Some(bound) = self.portals.get_mut(&portal) {
-                    let outputs = outputs_of(bound);
-                    let plan = self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &outputs);
+                    let plan = self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &bound.outputs);
                     bound.plan = PortalPlan::Known(Arc::new(plan));
                 }
                 self.portal_paid(portal);
@@ -153,13 +152,21 @@ impl Engine {
 
     fn completed(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         match (frame.first(), self.owed.pop_front()) {
-            (Some(b'1'), Some(Expect::Parse { request, previous, denial: None, .. })) => {
+            (Some(b'1'), Some(Expect::Parse { request, name, made: Some(made), previous, denial: None })) => {
                 self.ended(request, Outcome::Forwarded, Tally::default());
+                if !self.statement_made(&name, &made) {
+                    self.forget(request);
+                }
                 if let Some(previous) = previous {
                     self.forget(previous.request);
                 }
             }
-            (Some(b'2'), Some(Expect::Bind { request, denial: None })) => self.portal_paid(request),
+            (Some(b'2'), Some(Expect::Bind { request, denial: None })) => {
+                if let Some(portal) = self.portals.get_mut(&request) {
+                    portal.sent = None;
+                }
+                self.portal_paid(request);
+            }
             (Some(b'3'), Some(Expect::Close)) => {}
             _ => return Err(EngineError::ServerOrder("a completion of something else")),
         }
@@ -172,16 +179,16 @@ impl Engine {
         match self.owed.pop_front() {
             Some(Expect::Execute { portal, denial: None }) => {
                 let suspended = frame.first() == Some(&b's');
-                let tally = self.portals.get_mut(&portal).map(|bound| {
-                    if bound.tally.rows == 0 && !suspended {
+                let mut changes = Vec::new();
+                if let Some(bound) = self.portals.get_mut(&portal).filter(|_| !suspended) {
+                    if bound.tally.rows == 0 {
                         bound.tally.rows = command_rows(frame);
                     }
-                    bound.tally
-                });
-                if let Some(tally) = tally.filter(|_| !suspended) {
-                    self.ended(portal, Outcome::Forwarded, tally);
+                    changes.clone_from(&bound.changes);
+                    self.end_portal(portal, Outcome::Forwarded);
                 }
                 self.portal_paid(portal);
+                self.apply_changes(&changes);
             }
             Some(Expect::Query(mut query)) if query.denial.is_none() => {
                 if query.plan.is_none() || copied {
@@ -203,7 +210,6 @@ impl Engine {
         let exposed = self.front_exposed();
         match self.owed.pop_front() {
             Some(Expect::Query(mut query)) => {
-                self.doubt(&query);
                 match query.denial.take() {
                     Some(denial) => out.extend_from_slice(&denial.frame),
                     None => out.extend_from_slice(&self.scrubbed(fields, exposed, FieldNotice::Error)),
@@ -243,25 +249,27 @@ impl Engine {
 
     fn discard(&mut self, expect: Expect, outcome: Outcome) {
         match expect {
-            Expect::Parse { request, name, previous, denial } => {
+            Expect::Parse { request, name, made: Some(made), previous, .. } => {
                 self.ended(request, outcome, Tally::default());
-                if denial.is_none() {
-                    self.drop_statement(&name);
-                    if let Some(previous) = previous {
-                        self.statements.insert(name, previous);
-                    }
-                } else if name.is_empty() {
+                self.statement_failed(&name, &made, previous);
+            }
+            // The server drops the unnamed statement before it looks at what replaces it.
+            Expect::Parse { name, made: None, .. } => {
+                if name.is_empty() {
                     self.drop_statement("");
                 }
             }
-            Expect::Bind { request: portal, denial: None } | Expect::Execute { portal, denial: None } => {
-                let tally = self.portals.get(&portal).map_or(Tally::default(), |bound| bound.tally);
-                self.ended(portal, outcome, tally);
+            Expect::Bind { request, denial: None } => {
+                self.end_portal(request, outcome);
+                self.portal_failed(request);
+                self.portal_paid(request);
+            }
+            Expect::Execute { portal, denial: None } => {
+                self.end_portal(portal, outcome);
                 self.portal_paid(portal);
             }
             Expect::DescribePortal { portal, .. } => self.portal_paid(portal),
             Expect::Query(query) => {
-                self.doubt(&query);
                 self.ended(query.request, outcome, query.tally);
                 self.forget(query.request);
             }
@@ -273,19 +281,14 @@ impl Engine {
         }
     }
 
-    /// Names that a failed query was to make or remove are not known any more.
-    fn doubt(&mut self, query: &Query) {
-        for name in &query.names {
-            self.drop_statement(name);
-            self.cursors.remove(name);
-        }
-    }
-
     fn ready(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         let status = ready_status(frame).map_err(EngineError::Server)?;
         let portals = match self.owed.pop_front() {
             Some(Expect::Sync { portals }) => portals,
             Some(Expect::Query(query)) => {
+                if query.failed.is_none() {
+                    self.apply_changes(&query.changes);
+                }
                 let outcome = match query.failed {
                     Some(code) => Outcome::Failed { fault: Fault::Server, code },
                     None => Outcome::Forwarded,
@@ -349,10 +352,6 @@ impl Engine {
             Copies::In => CopyMode::In { request, done: false },
             Copies::Out | Copies::No => CopyMode::Out,
         };
-        if wanted == Copies::In {
-            // Syncs already sent are ignored by the server while it waits for data.
-            self.owed.retain(|expect| !matches!(expect, Expect::Sync { .. }));
-        }
         pass(frame, out)
     }
 
@@ -396,14 +395,6 @@ fn known_plan(portal: &Portal) -> Option<Arc<Plan>> {
     match &portal.plan {
         PortalPlan::Known(plan) => Some(Arc::clone(plan)),
         PortalPlan::Clear | PortalPlan::Undescribed | PortalPlan::Asked => None,
-    }
-}
-
-/// What the parse tree says of a portal's result.
-fn outputs_of(portal: &Portal) -> Outputs {
-    match portal.statement.analysis.statements.as_slice() {
-        [only] => only.outputs.clone(),
-        _ => Outputs::Unknown,
     }
 }
 
