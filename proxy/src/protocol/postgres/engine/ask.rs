@@ -69,7 +69,8 @@ pub(crate) struct PartPlan(pub(super) Part);
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let mut operation = Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
+        let mut operation =
+            Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
         let mut by_name = false;
         let mut parts = Vec::new();
         let mut names = Vec::new();
@@ -100,7 +101,8 @@ impl Engine {
 
     /// The question for a `Parse`.
     pub(super) fn ask_parse(&mut self, name: &str, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let leaks = analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
+        let leaks =
+            analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
         let mut operation = Arc::clone(&analysis.operation);
         for statement in &analysis.statements {
             if let Some((_, Some(inner))) = self.run_by_name(statement, &[]) {
@@ -124,12 +126,20 @@ impl Engine {
             Meaning::Later => return Meaning::Later,
             Meaning::Unknown => return Meaning::Unknown,
         };
-        let leaks =
-            prepared.analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
+        let leaks = prepared
+            .analysis
+            .statements
+            .iter()
+            .any(|statement| self.leaks(statement, &self.exposure(statement)));
         let ask = Ask {
             operation: self.resolve(&prepared).operation,
             statement: Arc::clone(&prepared.text),
-            values: bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect(),
+            values: bind
+                .values
+                .iter()
+                .enumerate()
+                .map(|(index, value)| bound(*value, bind.format(index)))
+                .collect(),
             leaks,
         };
         self.pending = Some(Pending::Bind { portal: bind.portal.to_owned(), statement: prepared });
@@ -152,7 +162,9 @@ impl Engine {
     }
 
     fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
-        exposure.touches && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from) || copies(statement) == Copies::Out)
+        exposure.touches
+            && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from)
+                || copies(statement) == Copies::Out)
     }
 }
 
@@ -175,10 +187,15 @@ fn merge(whole: &mut Operation, inner: &Operation) {
 
 /// The text that the record keeps. A statement that sets a password is kept without its text.
 fn shown(text: &str, operation: &Operation) -> Arc<str> {
-    let sets = [Effect::Create, Effect::Alter, Effect::Grant, Effect::Execute, Effect::Unknown].iter().any(|effect| operation.effects.contains(effect));
+    let sets = [Effect::Create, Effect::Alter, Effect::Grant, Effect::Execute, Effect::Unknown]
+        .iter()
+        .any(|effect| operation.effects.contains(effect));
     if sets && text.to_ascii_lowercase().contains("password") {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        return Arc::from(format!("-- withheld: the statement names a password; sha256 {}", hex(digest.as_ref())));
+        return Arc::from(format!(
+            "-- withheld: the statement names a password; sha256 {}",
+            hex(digest.as_ref())
+        ));
     }
     Arc::from(text)
 }

@@ -6,8 +6,8 @@ use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
 use super::ask::{Ask, PartPlan, Pending};
 use super::names::{Meaning, NameChange};
 use super::state::{
-    CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared, Query,
-    STATEMENTS_MAX,
+    CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared,
+    Query, STATEMENTS_MAX,
 };
 use crate::model::{Effect, Tally};
 use crate::sql::Analysis;
@@ -70,8 +70,12 @@ impl Engine {
             return Ok(Step::Later);
         }
         match kind {
-            Kind::Query => Ok(Step::Analyse(Arc::from(wire::parse_query(frame).map_err(EngineError::Client)?))),
-            Kind::Parse => Ok(Step::Analyse(Arc::from(Parse::read(frame).map_err(EngineError::Client)?.statement))),
+            Kind::Query => {
+                Ok(Step::Analyse(Arc::from(wire::parse_query(frame).map_err(EngineError::Client)?)))
+            }
+            Kind::Parse => {
+                Ok(Step::Analyse(Arc::from(Parse::read(frame).map_err(EngineError::Client)?.statement)))
+            }
             Kind::Bind => self.client_bind(frame),
             Kind::Describe => self.client_describe(frame),
             Kind::Execute => self.client_execute(frame),
@@ -84,7 +88,8 @@ impl Engine {
             }
             Kind::Flush => Ok(Step::Constant(FLUSH)),
             Kind::FunctionCall => {
-                let oid = frame.get(5..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+                let oid =
+                    frame.get(5..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
                 Ok(Step::Judge(self.ask_function(oid)))
             }
             // The server ignores copy messages outside a copy, as it must after a failed one.
@@ -125,7 +130,9 @@ impl Engine {
             | Kind::Describe
             | Kind::Execute
             | Kind::Close
-            | Kind::FunctionCall => Err(EngineError::ClientOrder("it sent a request in the middle of a copy")),
+            | Kind::FunctionCall => {
+                Err(EngineError::ClientOrder("it sent a request in the middle of a copy"))
+            }
         }
     }
 
@@ -139,7 +146,8 @@ impl Engine {
             Meaning::Later => return Ok(Step::Later),
             Meaning::Unknown => {}
         }
-        let denial = Some(missing("26000", format!("prepared statement \"{}\" does not exist", bind.statement)));
+        let denial =
+            Some(missing("26000", format!("prepared statement \"{}\" does not exist", bind.statement)));
         self.owed.push_back(Expect::Bind { request: 0, denial });
         Ok(Step::Constant(BIND_THAT_FAILS))
     }
@@ -251,7 +259,13 @@ impl Engine {
                     self.forget(unnamed.request);
                 }
                 let previous = previous.filter(|_| !name.is_empty());
-                self.owed.push_back(Expect::Parse { request, name, made: Some(made), previous, denial: None });
+                self.owed.push_back(Expect::Parse {
+                    request,
+                    name,
+                    made: Some(made),
+                    previous,
+                    denial: None,
+                });
                 if changes {
                     self.notes.push(Note::CatalogStale);
                 }
@@ -281,7 +295,9 @@ impl Engine {
         self.drop_statement("");
         self.unname_portal("");
         let parts: Vec<Part> = parts.into_iter().map(|part| part.0).collect();
-        let exposure = parts.iter().fold(super::super::exposure::Exposure::default(), |all, part| all.and(&part.exposure));
+        let exposure = parts
+            .iter()
+            .fold(super::super::exposure::Exposure::default(), |all, part| all.and(&part.exposure));
         let mut query = query(request, parts, exposure, None);
         query.portals = self.last_portal;
         query.changes = changes;
@@ -340,7 +356,10 @@ impl Engine {
 }
 
 fn changes_objects(effect: Effect) -> bool {
-    matches!(effect, Effect::Create | Effect::Alter | Effect::Drop | Effect::Execute | Effect::Call | Effect::Unknown)
+    matches!(
+        effect,
+        Effect::Create | Effect::Alter | Effect::Drop | Effect::Execute | Effect::Call | Effect::Unknown
+    )
 }
 
 fn query(
@@ -351,7 +370,18 @@ fn query(
 ) -> Query {
     let parts = Arc::from(parts);
     let tally = Tally::default();
-    Query { request, parts, index: 0, plan: None, tally, failed: None, exposure, changes: Vec::new(), portals: 0, denial }
+    Query {
+        request,
+        parts,
+        index: 0,
+        plan: None,
+        tally,
+        failed: None,
+        exposure,
+        changes: Vec::new(),
+        portals: 0,
+        denial,
+    }
 }
 
 fn missing(sqlstate: &'static str, message: String) -> Denial {

@@ -12,6 +12,8 @@ mod names;
 mod server;
 mod state;
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 

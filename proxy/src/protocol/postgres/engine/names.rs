@@ -96,11 +96,19 @@ impl Engine {
 
     /// What a statement that names another runs and shows, after the changes `before` it in the same text; `None` if it names
     /// none. An unknown name can run and show anything.
-    pub(super) fn run_by_name(&self, statement: &Statement, before: &[NameChange]) -> Option<(Part, Option<Operation>)> {
+    pub(super) fn run_by_name(
+        &self,
+        statement: &Statement,
+        before: &[NameChange],
+    ) -> Option<(Part, Option<Operation>)> {
         match &statement.kind {
             StatementKind::Execute { name } => Some(match self.executed(name, before) {
                 Some((inner, operation)) => {
-                    let part = Part { outputs: inner.outputs.clone(), exposure: self.exposure(&inner), copies: Copies::No };
+                    let part = Part {
+                        outputs: inner.outputs.clone(),
+                        exposure: self.exposure(&inner),
+                        copies: Copies::No,
+                    };
                     (part, Some(operation))
                 }
                 None => (self.unknown_part(), Some(Operation::unknown())),
@@ -114,7 +122,8 @@ impl Engine {
                     NameChange::CloseAll | NameChange::DeallocateAll => Some(None),
                     _ => None,
                 });
-                let known = || self.cursors.get(name).map(|cursor| (cursor.outputs.clone(), cursor.exposure.clone()));
+                let known =
+                    || self.cursors.get(name).map(|cursor| (cursor.outputs.clone(), cursor.exposure.clone()));
                 let part = match changed.unwrap_or_else(known) {
                     Some((outputs, exposure)) => Part { outputs, exposure, copies: Copies::No },
                     None => self.unknown_part(),
@@ -137,11 +146,12 @@ impl Engine {
             Some(analysis) => analysis?,
             None => match self.statement(name) {
                 Meaning::Is(prepared) => {
-                    let plain = prepared.analysis.statements.first().is_some_and(|statement| match statement.kind {
-                        StatementKind::Query | StatementKind::Modify => true,
-                        StatementKind::Prepare { .. } => prepared.request == 0,
-                        _ => false,
-                    });
+                    let plain =
+                        prepared.analysis.statements.first().is_some_and(|statement| match statement.kind {
+                            StatementKind::Query | StatementKind::Modify => true,
+                            StatementKind::Prepare { .. } => prepared.request == 0,
+                            _ => false,
+                        });
                     plain.then(|| Arc::clone(&prepared.analysis))?
                 }
                 Meaning::Later | Meaning::Unknown => return None,
@@ -164,7 +174,8 @@ impl Engine {
         if prepared.request == 0 {
             return Vec::new();
         }
-        let change = |statement| name_change(statement, &prepared.analysis, &prepared.text, &self.exposure(statement));
+        let change =
+            |statement| name_change(statement, &prepared.analysis, &prepared.text, &self.exposure(statement));
         prepared.analysis.statements.iter().filter_map(change).collect()
     }
 
@@ -172,7 +183,10 @@ impl Engine {
     pub(super) fn make_statement(&mut self, name: &str, prepared: &Arc<Prepared>) -> Option<Arc<Prepared>> {
         self.names = self.names.wrapping_add(1);
         let known = Known { prepared: Arc::clone(prepared), sent: Some(self.syncs) };
-        self.statements.insert(name.to_owned(), known).filter(|old| old.sent.is_none()).map(|old| old.prepared)
+        self.statements
+            .insert(name.to_owned(), known)
+            .filter(|old| old.sent.is_none())
+            .map(|old| old.prepared)
     }
 
     /// The server has made a statement; true if its name still means it.
@@ -187,7 +201,12 @@ impl Engine {
     }
 
     /// The server has not made a statement: what it was to displace is still there, unless something later took its name.
-    pub(super) fn statement_failed(&mut self, name: &str, failed: &Arc<Prepared>, previous: Option<Arc<Prepared>>) {
+    pub(super) fn statement_failed(
+        &mut self,
+        name: &str,
+        failed: &Arc<Prepared>,
+        previous: Option<Arc<Prepared>>,
+    ) {
         self.names = self.names.wrapping_add(1);
         let latest = self.statements.get(name).is_some_and(|known| Arc::ptr_eq(&known.prepared, failed));
         if latest {
@@ -258,7 +277,8 @@ impl Engine {
         self.names = self.names.wrapping_add(1);
         for (name, analysis, text) in statements {
             let (text, analysis) = (Arc::clone(text), Arc::clone(analysis));
-            let prepared = Prepared { text, operation: Arc::clone(&analysis.operation), analysis, request: 0 };
+            let prepared =
+                Prepared { text, operation: Arc::clone(&analysis.operation), analysis, request: 0 };
             let known = Known { prepared: Arc::new(prepared), sent: None };
             self.statements.entry(name.clone()).or_insert(known);
         }
@@ -274,7 +294,9 @@ impl Engine {
     fn owes_changes(&self) -> bool {
         self.owed.iter().any(|expect| match expect {
             Expect::Query(query) => !query.changes.is_empty(),
-            Expect::Execute { portal, .. } => self.portals.get(portal).is_some_and(|bound| !bound.changes.is_empty()),
+            Expect::Execute { portal, .. } => {
+                self.portals.get(portal).is_some_and(|bound| !bound.changes.is_empty())
+            }
             _ => false,
         })
     }
@@ -295,7 +317,8 @@ impl Engine {
                 query.failed.is_none() && left.into_iter().any(|part| part.copies == Copies::In)
             }
             Some(Expect::Execute { portal, .. }) => {
-                let statement = self.portals.get(portal).and_then(|bound| bound.statement.analysis.statements.first());
+                let statement =
+                    self.portals.get(portal).and_then(|bound| bound.statement.analysis.statements.first());
                 !copying && statement.is_some_and(|statement| copies(statement) == Copies::In)
             }
             Some(_) | None => false,
@@ -314,7 +337,8 @@ impl Engine {
 
     /// The server has not made a portal.
     pub(super) fn portal_failed(&mut self, request: u64) {
-        let name = self.portal_names.iter().find(|(_, bound)| **bound == request).map(|(name, _)| name.clone());
+        let name =
+            self.portal_names.iter().find(|(_, bound)| **bound == request).map(|(name, _)| name.clone());
         if let Some(name) = name {
             self.unname_portal(&name);
         }
@@ -349,8 +373,12 @@ impl Engine {
 
     /// Takes all names of portals up to `last` away.
     pub(super) fn unname_portals(&mut self, last: u64) {
-        let names: Vec<String> =
-            self.portal_names.iter().filter(|(_, request)| **request <= last).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = self
+            .portal_names
+            .iter()
+            .filter(|(_, request)| **request <= last)
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
             self.unname_portal(&name);
         }
@@ -365,9 +393,13 @@ pub(super) fn name_change(
     exposure: &Exposure,
 ) -> Option<NameChange> {
     Some(match &statement.kind {
-        StatementKind::Prepare { name } => NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::clone(text)),
+        StatementKind::Prepare { name } => {
+            NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::clone(text))
+        }
         StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
-        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => NameChange::DeallocateAll,
+        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => {
+            NameChange::DeallocateAll
+        }
         StatementKind::DeclareCursor { name } => {
             NameChange::Declare(name.clone(), statement.outputs.clone(), exposure.clone())
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::super::exposure::Exposure;
-use super::super::wire::{self, ErrorFields, FieldNotice, command_rows, describe_columns, ready_status, rewrite_row};
+use super::super::wire::{
+    self, ErrorFields, FieldNotice, command_rows, describe_columns, ready_status, rewrite_row,
+};
 use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan};
 use crate::mask::Plan;
 use crate::model::{Fault, Outcome, Tally};
@@ -23,11 +25,13 @@ impl Engine {
     pub(crate) fn passes_unread(&self, kind: u8) -> bool {
         match kind {
             b'D' => match self.owed.front() {
-                Some(Expect::Execute { portal, .. }) => match self.portals.get(portal).map(|portal| &portal.plan) {
-                    Some(PortalPlan::Clear) => true,
-                    Some(PortalPlan::Known(plan)) => plan.is_clear(),
-                    Some(PortalPlan::Undescribed | PortalPlan::Asked) | None => false,
-                },
+                Some(Expect::Execute { portal, .. }) => {
+                    match self.portals.get(portal).map(|portal| &portal.plan) {
+                        Some(PortalPlan::Clear) => true,
+                        Some(PortalPlan::Known(plan)) => plan.is_clear(),
+                        Some(PortalPlan::Undescribed | PortalPlan::Asked) | None => false,
+                    }
+                }
                 Some(Expect::Query(query)) => query.plan.as_ref().is_some_and(Plan::is_clear),
                 Some(_) | None => false,
             },
@@ -38,7 +42,8 @@ impl Engine {
 
     /// Counts a row or piece of `bytes` that passed unread.
     pub(crate) fn passed(&mut self, kind: u8, bytes: usize) {
-        let add = Tally { rows: u64::from(kind == b'D'), bytes: u64::try_from(bytes).unwrap_or(0), masked: 0 };
+        let add =
+            Tally { rows: u64::from(kind == b'D'), bytes: u64::try_from(bytes).unwrap_or(0), masked: 0 };
         if let Some(tally) = self.front_tally() {
             count(tally, add);
         }
@@ -78,7 +83,9 @@ impl Engine {
 
     fn front_tally(&mut self) -> Option<&mut Tally> {
         match self.owed.front_mut() {
-            Some(Expect::Execute { portal, .. }) => self.portals.get_mut(portal).map(|portal| &mut portal.tally),
+            Some(Expect::Execute { portal, .. }) => {
+                self.portals.get_mut(portal).map(|portal| &mut portal.tally)
+            }
             Some(Expect::Query(query)) => Some(&mut query.tally),
             Some(_) | None => None,
         }
@@ -112,7 +119,8 @@ impl Engine {
             Some(Expect::DescribeStatement { denial: None }) => pass(frame, out),
             Some(Expect::DescribePortal { portal, injected }) => {
                 if let Some(bound) = self.portals.get_mut(&portal) {
-                    let plan = self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &bound.outputs);
+                    let plan =
+                        self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &bound.outputs);
                     bound.plan = PortalPlan::Known(Arc::new(plan));
                 }
                 self.portal_paid(portal);
@@ -326,7 +334,9 @@ impl Engine {
 
     fn function_result(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         match self.owed.front() {
-            Some(Expect::Query(query)) if query.parts.is_empty() && self.view.table.is_empty() => pass(frame, out),
+            Some(Expect::Query(query)) if query.parts.is_empty() && self.view.table.is_empty() => {
+                pass(frame, out)
+            }
             Some(_) | None => Err(EngineError::ServerOrder("a function result nobody asked for")),
         }
     }
@@ -340,7 +350,9 @@ impl Engine {
             }
             Some(Expect::Execute { portal, .. }) => {
                 let bound = self.portals.get(portal);
-                let copies = bound.and_then(|bound| bound.statement.analysis.statements.first()).map(super::ask::copies);
+                let copies = bound
+                    .and_then(|bound| bound.statement.analysis.statements.first())
+                    .map(super::ask::copies);
                 (*portal, copies, bound.is_none_or(|bound| bound.exposure.touches))
             }
             Some(_) | None => return Err(EngineError::ServerOrder("a copy nobody asked for")),

@@ -109,15 +109,34 @@ pub(super) enum PortalPlan {
 #[derive(Debug)]
 pub(super) enum Expect {
     /// `made` is what it makes, unless it carries a denial; `previous` is what it displaces.
-    Parse { request: u64, name: String, made: Option<Arc<Prepared>>, previous: Option<Arc<Prepared>>, denial: Option<Denial> },
-    Bind { request: u64, denial: Option<Denial> },
+    Parse {
+        request: u64,
+        name: String,
+        made: Option<Arc<Prepared>>,
+        previous: Option<Arc<Prepared>>,
+        denial: Option<Denial>,
+    },
+    Bind {
+        request: u64,
+        denial: Option<Denial>,
+    },
     /// A description of a statement, or of nothing when it carries a denial.
-    DescribeStatement { denial: Option<Denial> },
-    DescribePortal { portal: u64, injected: bool },
-    Execute { portal: u64, denial: Option<Denial> },
+    DescribeStatement {
+        denial: Option<Denial>,
+    },
+    DescribePortal {
+        portal: u64,
+        injected: bool,
+    },
+    Execute {
+        portal: u64,
+        denial: Option<Denial>,
+    },
     Close,
     /// Portals up to this one end with the transaction.
-    Sync { portals: u64 },
+    Sync {
+        portals: u64,
+    },
     Query(Box<Query>),
 }
 

@@ -1,5 +1,6 @@
 //! Whole conversations without a socket: what goes to the server, what comes to the agent, what is noted.
 
+mod arbitrary;
 mod names;
 mod replies;
 mod scrubbing;

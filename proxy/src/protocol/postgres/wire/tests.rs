@@ -48,10 +48,13 @@ fn bind_body() -> Vec<u8> {
 
 /// A good frame of every kind with its reader. Each is exact: one byte more or less is another message.
 fn exact() -> Vec<(&'static str, Vec<u8>, Check)> {
-    let column = [b"id\0".as_slice(), &[0, 0, 0, 10, 0, 2, 0, 0, 0, 25, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat();
+    let column =
+        [b"id\0".as_slice(), &[0, 0, 0, 10, 0, 2, 0, 0, 0, 25, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat();
     vec![
         ("query", frame(b'Q', b"SELECT 1\0"), |bytes| parse_query(bytes).map(drop)),
-        ("parse", frame(b'P', b"name\0SELECT $1\0\0\x02\0\0\0\x17\0\0\0\x19"), |bytes| Parse::read(bytes).map(drop)),
+        ("parse", frame(b'P', b"name\0SELECT $1\0\0\x02\0\0\0\x17\0\0\0\x19"), |bytes| {
+            Parse::read(bytes).map(drop)
+        }),
         ("bind", frame(b'B', &bind_body()), |bytes| Bind::read(bytes).map(drop)),
         ("describe", frame(b'D', b"Sname\0"), |bytes| Describe::read(bytes).map(drop)),
         ("close", frame(b'C', b"Pname\0"), |bytes| Close::read(bytes).map(drop)),
@@ -112,13 +115,17 @@ fn counts_and_lengths_that_lie_are_refused() {
         ("formats", frame(b'B', b"\0\0\xff\xff\0\0\0\0"), |bytes| Bind::read(bytes).map(drop)),
         ("values", frame(b'B', b"\0\0\0\0\xff\xff\0\0"), |bytes| Bind::read(bytes).map(drop)),
         ("value", frame(b'B', b"\0\0\0\0\0\x01\x7f\xff\xff\xffabc\0\0"), |bytes| Bind::read(bytes).map(drop)),
-        ("below null", frame(b'B', b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0"), |bytes| Bind::read(bytes).map(drop)),
+        ("below null", frame(b'B', b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0"), |bytes| {
+            Bind::read(bytes).map(drop)
+        }),
         ("result formats", frame(b'B', b"\0\0\0\0\0\0\0\x02\0\0"), |bytes| Bind::read(bytes).map(drop)),
         ("columns", frame(b'T', b"\xff\xff"), |bytes| describe_columns(bytes).map(drop)),
         ("cells", frame(b'D', b"\xff\xff"), rewrite),
         ("cell", frame(b'D', b"\0\x01\0\0\0\x09abc"), rewrite),
         ("cell below null", frame(b'D', b"\0\x01\x80\0\0\0"), rewrite),
-        ("text cell below null", frame(b'D', b"\0\x01\xff\xff\xff\xfe"), |bytes| read_text_row(bytes).map(drop)),
+        ("text cell below null", frame(b'D', b"\0\x01\xff\xff\xff\xfe"), |bytes| {
+            read_text_row(bytes).map(drop)
+        }),
     ];
     for (name, bytes, check) in lies {
         assert!(matches!(check(bytes), Err(WireError::Malformed { .. })), "{name}");
@@ -210,7 +217,10 @@ fn a_frame_is_not_there_before_its_header_and_its_total_is_exact() {
         for end in 0..bytes.len() {
             let header = next_frame(&bytes[..end], &|_| Some(1 << 20)).unwrap();
             assert_eq!(header.is_some(), end >= 5, "{name} at {end}");
-            assert!(header.is_none_or(|header| header.total == bytes.len() && header.total > end), "{name} at {end}");
+            assert!(
+                header.is_none_or(|header| header.total == bytes.len() && header.total > end),
+                "{name} at {end}"
+            );
         }
         let more = [bytes.as_slice(), b"Q\0\0"].concat();
         let header = next_frame(&more, &|_| Some(1 << 20)).unwrap();
@@ -235,8 +245,11 @@ fn an_unknown_type_is_refused_at_its_first_byte() {
 
 #[test]
 fn a_length_below_four_or_over_its_limit_is_refused_at_the_header() {
-    for (kind, limit) in [(b'Q', 4_u32 << 20), (b'B', 64 << 20), (b'd', 16 << 20), (b'E', 64 << 10), (b'S', 4), (b'X', 4)] {
-        let at = |length: u32| next_frame(&[&[kind], length.to_be_bytes().as_slice()].concat(), &Kind::limits());
+    for (kind, limit) in
+        [(b'Q', 4_u32 << 20), (b'B', 64 << 20), (b'd', 16 << 20), (b'E', 64 << 10), (b'S', 4), (b'X', 4)]
+    {
+        let at =
+            |length: u32| next_frame(&[&[kind], length.to_be_bytes().as_slice()].concat(), &Kind::limits());
         for length in 0..4 {
             assert_eq!(at(length), Err(WireError::Length { kind, length }));
         }
@@ -293,11 +306,18 @@ fn errors_come_out_as_they_went_in() {
 
 #[test]
 fn scrubbing_takes_every_field_that_can_quote_a_value() {
-    let bytes = frame(b'E', b"SERROR\0C23505\0Mduplicate\0DKey (ssn)=(1)\0Hh\0Ww\0qq\0p1\0tcustomers\0nkey\0\0");
+    let bytes =
+        frame(b'E', b"SERROR\0C23505\0Mduplicate\0DKey (ssn)=(1)\0Hh\0Ww\0qq\0p1\0tcustomers\0nkey\0\0");
     let fields = ErrorFields::read(&bytes).unwrap().without_quotes();
-    assert_eq!(fields.encode(FieldNotice::Error), frame(b'E', b"SERROR\0C23505\0Mduplicate\0tcustomers\0nkey\0\0"));
+    assert_eq!(
+        fields.encode(FieldNotice::Error),
+        frame(b'E', b"SERROR\0C23505\0Mduplicate\0tcustomers\0nkey\0\0")
+    );
     let fields = ErrorFields::read(&bytes).unwrap().without_quotes().with_message("withheld");
-    assert_eq!(fields.encode(FieldNotice::Error), frame(b'E', b"SERROR\0C23505\0Mwithheld\0tcustomers\0nkey\0\0"));
+    assert_eq!(
+        fields.encode(FieldNotice::Error),
+        frame(b'E', b"SERROR\0C23505\0Mwithheld\0tcustomers\0nkey\0\0")
+    );
     assert_eq!(fields.sqlstate(), "23505");
     assert_eq!(fields.for_log(), "ERROR 23505 withheld");
 }

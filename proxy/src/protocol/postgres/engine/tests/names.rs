@@ -96,7 +96,13 @@ fn a_restored_name_does_not_displace_a_newer_statement() {
     let mut talk = Talk::plain();
     talk.send_all(&[parse("s", "DELETE FROM orders"), sync()]);
     talk.receive(&[bare(b'1'), ready(b'I')]);
-    talk.send_all(&[parse("s", HARMLESS), sync(), close(b'S', "s"), parse("s", "SELECT note FROM orders"), sync()]);
+    talk.send_all(&[
+        parse("s", HARMLESS),
+        sync(),
+        close(b'S', "s"),
+        parse("s", "SELECT note FROM orders"),
+        sync(),
+    ]);
     talk.receive(&[failure("42P05", "taken"), ready(b'I'), bare(b'3'), bare(b'1'), ready(b'I')]);
     let ask = talk.ask(&bind("", "s")).unwrap().unwrap();
     assert_eq!(&*ask.statement, "SELECT note FROM orders");

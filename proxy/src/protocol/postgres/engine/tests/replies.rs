@@ -10,7 +10,8 @@ fn ends(talk: &Talk) -> Vec<u64> {
 fn a_simple_query_ends_once_when_the_server_is_ready() {
     let mut talk = Talk::plain();
     talk.send_all(&[query("SELECT 1; SELECT 2")]);
-    let replies = [columns(&[(0, 0)]), row(&[Some("1")]), complete("SELECT 1"), columns(&[(0, 0)]), row(&[None])];
+    let replies =
+        [columns(&[(0, 0)]), row(&[Some("1")]), complete("SELECT 1"), columns(&[(0, 0)]), row(&[None])];
     assert_eq!(talk.receive(&replies), replies, "nothing is masked");
     assert!(talk.ended.is_empty() && !talk.engine.is_idle());
     talk.receive(&[complete("SELECT 1"), ready(b'I')]);
@@ -40,7 +41,14 @@ fn pipelined_batches_are_answered_in_order() {
         talk.send_all(&[parse("", HARMLESS), bind("", ""), describe(b'P', ""), execute(""), sync()]);
     }
     for _ in 0..3 {
-        let replies = [bare(b'1'), bare(b'2'), columns(&[(11, 1)]), row(&[Some("7")]), complete("SELECT 1"), ready(b'I')];
+        let replies = [
+            bare(b'1'),
+            bare(b'2'),
+            columns(&[(11, 1)]),
+            row(&[Some("7")]),
+            complete("SELECT 1"),
+            ready(b'I'),
+        ];
         assert_eq!(talk.receive(&replies), replies);
     }
     assert!(talk.engine.is_idle());
@@ -52,7 +60,8 @@ fn after_an_error_everything_up_to_sync_is_neither_owed_nor_sent() {
     let mut talk = Talk::plain();
     talk.send_all(&[parse("a", HARMLESS), bind("", "a"), execute("")]);
     talk.receive(&[failure("42P01", "no")]);
-    for message in [query("DELETE FROM orders"), parse("b", HARMLESS), bind("", "a"), execute(""), bare(b'H')] {
+    for message in [query("DELETE FROM orders"), parse("b", HARMLESS), bind("", "a"), execute(""), bare(b'H')]
+    {
         assert_eq!(talk.send(&message), Sent::Ignored, "{message:?}");
     }
     talk.send(&sync());
@@ -141,7 +150,14 @@ fn a_masked_relation_is_described_before_it_is_executed_and_the_agent_does_not_s
     assert_eq!(before, describe(b'P', ""));
     talk.send(&sync());
     let described = columns(&[(10, 1), (10, 2)]);
-    let out = talk.receive(&[bare(b'1'), bare(b'2'), described, row(&[Some("1"), Some(SECRET)]), complete("SELECT 1"), ready(b'I')]);
+    let out = talk.receive(&[
+        bare(b'1'),
+        bare(b'2'),
+        described,
+        row(&[Some("1"), Some(SECRET)]),
+        complete("SELECT 1"),
+        ready(b'I'),
+    ]);
     let masked = row(&[Some("1"), Some("[masked]")]);
     assert_eq!(out, [bare(b'1'), bare(b'2'), masked, complete("SELECT 1"), ready(b'I')]);
 }
@@ -178,7 +194,11 @@ fn a_described_statement_clears_nothing() {
 #[test]
 fn portals_of_one_name_keep_their_own_plans() {
     let mut talk = Talk::masking();
-    talk.send_all(&[parse("leak", "SELECT email FROM customers"), parse("fine", "SELECT note FROM orders"), sync()]);
+    talk.send_all(&[
+        parse("leak", "SELECT email FROM customers"),
+        parse("fine", "SELECT note FROM orders"),
+        sync(),
+    ]);
     talk.receive(&[bare(b'1'), bare(b'1'), ready(b'I')]);
     talk.send_all(&[bind("", "leak"), execute(""), bind("", "fine"), execute(""), sync()]);
     let out = talk.receive(&[bare(b'2'), columns(&[(10, 2)]), row(&[Some(SECRET)]), complete("SELECT 1")]);
@@ -214,7 +234,14 @@ fn a_suspended_portal_goes_on_under_its_plan_and_ends_once() {
     let mut talk = Talk::masking();
     talk.done("BEGIN", &["BEGIN"], b'T');
     talk.send_all(&[parse("", "SELECT email FROM customers"), bind("c", ""), execute("c"), sync()]);
-    let out = talk.receive(&[bare(b'1'), bare(b'2'), columns(&[(10, 2)]), row(&[Some(SECRET)]), bare(b's'), ready(b'T')]);
+    let out = talk.receive(&[
+        bare(b'1'),
+        bare(b'2'),
+        columns(&[(10, 2)]),
+        row(&[Some(SECRET)]),
+        bare(b's'),
+        ready(b'T'),
+    ]);
     assert!(!shows_secret(&out));
     assert!(!ends(&talk).contains(&3));
     assert_eq!(talk.send(&execute("c")), Sent::Under(3, Vec::new()), "known already");
@@ -295,14 +322,17 @@ fn a_copy_out_of_a_masked_relation_leaks_and_is_not_believed() {
     let mut talk = Talk::masking();
     assert!(!talk.ask(&query("COPY orders TO STDOUT")).unwrap().unwrap().leaks);
     talk.engine.permitted(1);
-    let replies = [framed(b'H', &[&[0, 0, 0]]), framed(b'd', &[b"1\n"]), bare(b'c'), complete("COPY 1"), ready(b'I')];
+    let replies =
+        [framed(b'H', &[&[0, 0, 0]]), framed(b'd', &[b"1\n"]), bare(b'c'), complete("COPY 1"), ready(b'I')];
     assert_eq!(talk.receive(&replies), replies);
 }
 
 #[test]
 fn writes_that_would_launder_a_masked_value_leak() {
     let mut talk = Talk::masking();
-    for sql in ["INSERT INTO orders SELECT id, email FROM customers", "CREATE TABLE t AS SELECT * FROM customers"] {
+    for sql in
+        ["INSERT INTO orders SELECT id, email FROM customers", "CREATE TABLE t AS SELECT * FROM customers"]
+    {
         assert!(talk.ask(&query(sql)).unwrap().unwrap().leaks, "{sql}");
         assert!(talk.ask(&parse("", sql)).unwrap().unwrap().leaks, "{sql}");
     }

@@ -22,7 +22,10 @@ fn detail_goes_whenever_something_is_masked() {
     assert!(out.contains("duplicate") && !out.contains("ana@x"), "{out}");
     let mut talk = Talk::plain();
     talk.send_all(&[query("SELECT id FROM orders")]);
-    assert!(text(&talk.receive(&[failure("23505", "duplicate")])).contains("ana@x"), "nothing is masked here");
+    assert!(
+        text(&talk.receive(&[failure("23505", "duplicate")])).contains("ana@x"),
+        "nothing is masked here"
+    );
 }
 
 #[test]
@@ -50,12 +53,16 @@ fn notices_are_scrubbed_like_errors() {
 #[test]
 fn settings_that_change_how_statements_are_read_end_the_session() {
     let setting = |name: &str, value: &str| super::super::super::wire::parameter_status(name, value);
-    for (name, value) in [("standard_conforming_strings", "off"), ("client_encoding", "SJIS"), ("client_encoding", "utf8")] {
+    for (name, value) in
+        [("standard_conforming_strings", "off"), ("client_encoding", "SJIS"), ("client_encoding", "utf8")]
+    {
         let mut talk = Talk::plain();
         assert_eq!(talk.try_receive(&[setting(name, value)]), Err(EngineError::Setting(name.to_owned())));
     }
     let mut talk = Talk::plain();
-    for (name, value) in [("standard_conforming_strings", "on"), ("client_encoding", "UTF8"), ("TimeZone", "UTC")] {
+    for (name, value) in
+        [("standard_conforming_strings", "on"), ("client_encoding", "UTF8"), ("TimeZone", "UTC")]
+    {
         assert_eq!(talk.receive(&[setting(name, value)]), [setting(name, value)]);
     }
 }

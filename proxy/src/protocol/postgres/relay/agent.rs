@@ -1,0 +1,179 @@
+//! Frames from the agent: each is analysed, judged under a catalog young enough, and released or refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use tokio::time::Instant;
+
+use super::super::engine::{Ask, EngineError, Step, View};
+use super::super::wire::{self, Kind, Notice, next_frame};
+use super::super::{mask_table, notices};
+use super::wait::{Hold, Wait};
+use super::{HELD_NOTICE_EVERY, Relay};
+use crate::gate::{Admission, Permit, Refusal, RefusalKind, Request};
+use crate::sql::Analysis;
+
+/// Oldest catalog that a statement is judged by.
+const CATALOG_AGE_MAX: Duration = Duration::from_secs(60);
+/// After a statement that changed objects, or names an unknown relation, a snapshot must be at least this young.
+const CATALOG_AGE_WHEN_IN_DOUBT: Duration = Duration::from_millis(500);
+
+impl Relay<'_> {
+    /// Handles the agent's next frame; false if there is none, or it waits.
+    pub(super) fn pump_agent(&mut self) -> Result<bool, EngineError> {
+        let buffer = &self.parts.client.buffer;
+        let Some(header) = next_frame(buffer, &Kind::limits()).map_err(EngineError::Client)? else {
+            return Ok(false);
+        };
+        let Some(frame) = buffer.get(..header.total) else { return Ok(false) };
+        let step = self.engine.client(frame)?;
+        self.later = false;
+        match step {
+            Step::Analyse(text) => match self.postgres.analyzer.cached(&text) {
+                Some(analysis) => self.analysed(&analysis)?,
+                None => {
+                    let analyzer = self.postgres.analyzer.clone();
+                    self.wait = Wait::Analysis(Box::pin(async move { analyzer.analyze(&text).await }));
+                }
+            },
+            Step::Judge(ask) => self.judge(ask),
+            Step::Follow { request, before } => {
+                match self.released.get(&request) {
+                    Some(released) => {
+                        self.parts.upstream.follow(released, &before);
+                        self.parts.upstream.follow(released, frame);
+                    }
+                    None => return Err(EngineError::ClientOrder("it used something that is gone")),
+                }
+                self.parts.client.buffer.advance(header.total);
+            }
+            Step::Constant(bytes) => {
+                self.parts.upstream.constant(bytes);
+                self.parts.client.buffer.advance(header.total);
+            }
+            Step::Ignore => self.parts.client.buffer.advance(header.total),
+            Step::Later => {
+                self.later = true;
+                return Ok(false);
+            }
+            Step::Goodbye => {
+                self.parts.client.buffer.clear();
+                self.agent_ended = true;
+                return Ok(false);
+            }
+        }
+        Ok(matches!(self.wait, Wait::Nothing))
+    }
+
+    /// The length of the frame that waits at the head of the agent's buffer.
+    pub(super) fn head(&self) -> usize {
+        match next_frame(&self.parts.client.buffer, &Kind::limits()) {
+            Ok(Some(header)) => header.total,
+            Ok(None) | Err(_) => 0,
+        }
+    }
+
+    /// The head frame's statement is analysed: see to the catalog, then ask.
+    pub(super) fn analysed(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
+        self.renew_view();
+        if let Some(age) = self.catalog_wanted(analysis) {
+            let snapshots = self.postgres.snapshots.clone();
+            let resource = self.incoming.door.session().resource.name.clone();
+            let (database, dialer) = (self.parts.database.clone(), self.parts.dialer.clone());
+            let read = async move { snapshots.current(&resource, &database, &dialer, age).await };
+            self.wait = Wait::Catalog(Arc::clone(analysis), Box::pin(read));
+            return Ok(());
+        }
+        self.ask(analysis)
+    }
+
+    pub(super) fn ask(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
+        let head = self.head();
+        let frame = self.parts.client.buffer.get(..head).unwrap_or_default();
+        let ask = self.engine.ask(frame, analysis)?;
+        self.judge(ask);
+        Ok(())
+    }
+
+    /// The oldest catalog acceptable for this statement, if the present one is older.
+    pub(super) fn catalog_wanted(&self, analysis: &Analysis) -> Option<Duration> {
+        if self.engine.masks_nothing() {
+            return None;
+        }
+        let age = self.postgres.clock.instant().saturating_duration_since(self.catalog_at);
+        let doubt =
+            self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
+        if doubt && age >= CATALOG_AGE_WHEN_IN_DOUBT {
+            return Some(CATALOG_AGE_WHEN_IN_DOUBT);
+        }
+        (age >= CATALOG_AGE_MAX).then_some(CATALOG_AGE_MAX)
+    }
+
+    /// A new bundle or a new identity changes what is masked.
+    pub(super) fn renew_view(&mut self) {
+        let standing = self.incoming.door.standing();
+        if Arc::ptr_eq(&standing.0, &self.standing.0) && Arc::ptr_eq(&standing.1, &self.standing.1) {
+            return;
+        }
+        self.standing = standing;
+        let catalog = self.engine.catalog();
+        // A session that began without a catalog has none: everything is then unknown, and masked, until it is read.
+        self.catalog_stale |= catalog.is_empty();
+        let table = Arc::new(mask_table(&self.incoming.door, &catalog));
+        self.engine.set_view(View { catalog, table });
+    }
+
+    pub(super) fn judge(&mut self, ask: Ask) {
+        self.renew_view();
+        let leaks = ask.leaks;
+        let request = Request {
+            operation: ask.operation,
+            statement: ask.statement,
+            values: ask.values,
+            in_transaction: self.engine.in_transaction(),
+        };
+        if leaks {
+            let refusal = self.incoming.door.refuse(request, RefusalKind::MaskedData);
+            self.refused(&refusal);
+            return;
+        }
+        match self.incoming.door.admit(request) {
+            Admission::Permitted(permit) => self.permitted(permit),
+            Admission::Refused(refusal) => self.refused(&refusal),
+            Admission::Recording(pending) => self.wait = Wait::Gate(pending, None),
+            Admission::Held(news, pending) => {
+                self.say(&notices::held(&news));
+                let hold = Hold { news, next_notice: Instant::now() + HELD_NOTICE_EVERY };
+                self.wait = Wait::Gate(pending, Some(hold));
+            }
+        }
+    }
+
+    pub(super) fn permitted(&mut self, permit: Permit) {
+        let head = self.head();
+        let frame = self.parts.client.buffer.split_to(head);
+        if self.engine.still_wanted() {
+            let number = permit.request().number;
+            let released = self.parts.upstream.release(permit, &frame);
+            self.released.insert(number, released);
+            self.engine.permitted(number);
+        }
+    }
+
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        let head = self.head();
+        self.parts.client.buffer.advance(head);
+        if self.engine.still_wanted() {
+            let instead = self.engine.refused(&notices::error(refusal));
+            self.parts.upstream.constant(instead);
+        }
+    }
+
+    /// Puts a notice between frames. Inside a frame that is still passing it would corrupt the stream, so it waits.
+    pub(super) fn say(&mut self, notice: &Notice) {
+        if self.passing == 0 {
+            self.to_agent.extend_from_slice(&wire::notice(notice));
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! One running session: bytes between agent and resource, through engine and gate.
+//!
+//! One task, four buffers. While a request waits (for its analysis, the catalog, the disk or people) replies keep flowing and
+//! the agent's end is still watched; what the agent pipelines meanwhile waits in its buffer, up to a limit.
+//! INVARIANT: a frame leaves the agent's buffer only when the engine has accounted for it.
+
+mod agent;
+mod turn;
+mod wait;
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+
+use self::turn::{Turn, turn};
+use self::wait::{Event, Wait, stopped, until, waited};
+use super::cancel::Enrolled;
+use super::dial::Dialer;
+use super::engine::{Engine, EngineError, Note, View};
+use super::greeting::Client;
+use super::wire::{CancelKey, next_frame};
+use super::{Postgres, notices};
+use crate::gate::{Guarded, Released, Upstream};
+use crate::mask::Keys;
+use crate::model::Principal;
+use crate::net::poll_drain;
+use crate::policy::Set;
+use crate::protocol::contract::{Incoming, SessionEnd};
+use crate::shutdown::Phase;
+
+/// Bytes an agent may send ahead while a request waits. Past it reading stops, and TCP tells the agent.
+const AHEAD_BYTES_MAX: usize = 256 * 1024;
+/// Bytes kept for a slow agent before reading from the resource stops.
+const BEHIND_BYTES_MAX: usize = 512 * 1024;
+/// Longest frame from the server that must be in memory as a whole: one row with a masked column.
+const SERVER_FRAME_BYTES_MAX: usize = 64 << 20;
+/// Longest frame at all: PostgreSQL's own limit is 1 GiB.
+const SERVER_LENGTH_MAX: u32 = 1 << 30;
+/// How often a held agent is told that it still waits. Middleboxes drop idle connections after a minute or so.
+const HELD_NOTICE_EVERY: Duration = Duration::from_secs(12);
+/// Buffers above this are given back when the session falls idle, so that idle sessions stay small.
+const IDLE_BUFFER_BYTES: usize = 0;
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a session starts with.
+pub(super) struct SessionParts {
+    pub(super) client: Client,
+    pub(super) upstream: Upstream<Guarded>,
+    pub(super) upstream_key: Option<CancelKey>,
+    pub(super) enrolled: Enrolled,
+    pub(super) dialer: Dialer,
+    pub(super) database: String,
+    pub(super) view: View,
+}
+
+/// Why the loop ended.
+enum End {
+    Goodbye,
+    AgentGone,
+    AgentBroke(io::Error),
+    ServerGone,
+    Broken(EngineError),
+    Stopped(String),
+}
+
+/// A running session.
+pub(super) struct Relay<'a> {
+    parts: SessionParts,
+    incoming: Incoming,
+    postgres: &'a Postgres,
+    engine: Engine,
+    released: HashMap<u64, Released>,
+    standing: (Arc<Set>, Arc<Principal>),
+    catalog_at: std::time::Instant,
+    catalog_stale: bool,
+    from_server: BytesMut,
+    to_agent: BytesMut,
+    /// Bytes of a frame that passes unread and is not all here yet.
+    passing: usize,
+    wait: Wait,
+    /// The head frame waits for a reply that is owed.
+    later: bool,
+    agent_ended: bool,
+    draining: bool,
+    bytes: (u64, u64),
+}
+
+impl<'a> Relay<'a> {
+    pub(super) fn new(
+        mut parts: SessionParts,
+        incoming: Incoming,
+        postgres: &'a Postgres,
+        keys: Keys,
+    ) -> Self {
+        let view = std::mem::take(&mut parts.view);
+        let standing = incoming.door.standing();
+        Self {
+            engine: Engine::new(view, keys),
+            parts,
+            incoming,
+            postgres,
+            released: HashMap::new(),
+            standing,
+            catalog_at: postgres.clock.instant(),
+            catalog_stale: false,
+            from_server: BytesMut::new(),
+            to_agent: BytesMut::new(),
+            passing: 0,
+            wait: Wait::Nothing,
+            later: false,
+            agent_ended: false,
+            draining: false,
+            bytes: (0, 0),
+        }
+    }
+
+    /// Runs the session to its end.
+    pub(super) async fn run(mut self) -> SessionEnd {
+        let shutdown = self.incoming.shutdown.clone();
+        let mut drain: Boxed<()> = Box::pin(async move { shutdown.reached(Phase::Draining).await });
+        let end = loop {
+            if let Err(error) = self.pump() {
+                break End::Broken(error);
+            }
+            if let Some(end) = self.settled() {
+                break end;
+            }
+            match self.next(&mut drain).await {
+                Event::Io(Turn::AgentError(error)) => break End::AgentBroke(error),
+                Event::Io(Turn::ServerEnd) => break End::ServerGone,
+                Event::Stop(why) => break End::Stopped(why),
+                event => {
+                    if let Err(error) = self.on(event) {
+                        break End::Broken(error);
+                    }
+                }
+            }
+        };
+        self.finish(end).await
+    }
+
+    /// Handles every whole frame that is here.
+    fn pump(&mut self) -> Result<(), EngineError> {
+        self.pump_server()?;
+        self.settle_notes();
+        while matches!(self.wait, Wait::Nothing) && self.engine.has_room() {
+            if !self.pump_agent()? {
+                break;
+            }
+            self.settle_notes();
+        }
+        Ok(())
+    }
+
+    fn pump_server(&mut self) -> Result<(), EngineError> {
+        loop {
+            self.pass_rest();
+            if self.passing > 0 || self.to_agent.len() >= BEHIND_BYTES_MAX {
+                return Ok(());
+            }
+            let header =
+                next_frame(&self.from_server, &|_| Some(SERVER_LENGTH_MAX)).map_err(EngineError::Server)?;
+            let Some(header) = header else { return Ok(()) };
+            if let Some(frame) = self.from_server.get(..header.total) {
+                self.engine.server(frame, &mut self.to_agent)?;
+                self.from_server.advance(header.total);
+            } else if self.engine.passes_unread(header.kind) {
+                self.engine.passed(header.kind, header.total);
+                self.passing = header.total;
+            } else if header.total > SERVER_FRAME_BYTES_MAX {
+                return Err(EngineError::ServerOrder("a row too long to be masked"));
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes what is here of a frame that goes unread.
+    fn pass_rest(&mut self) {
+        let count = self.passing.min(self.from_server.len());
+        if count > 0 {
+            let piece = self.from_server.split_to(count);
+            self.to_agent.extend_from_slice(&piece);
+            self.passing = self.passing.saturating_sub(count);
+        }
+    }
+
+    fn settle_notes(&mut self) {
+        for note in self.engine.take_notes() {
+            match note {
+                Note::Ended(ending) => {
+                    if let Some(released) = self.released.get_mut(&ending.request) {
+                        released.end(ending.outcome, ending.tally);
+                    }
+                }
+                Note::Forget(request) => {
+                    self.released.remove(&request);
+                }
+                Note::CatalogStale => self.catalog_stale = true,
+            }
+        }
+    }
+
+    /// Whether the session is over and everything owed was delivered.
+    fn settled(&mut self) -> Option<End> {
+        let quiet = self.to_agent.is_empty() && self.parts.upstream.queued() == 0;
+        if self.agent_ended
+            && matches!(self.wait, Wait::Nothing)
+            && (self.engine.is_idle() || self.parts.client.buffer.is_empty())
+        {
+            // An agent that leaves while a statement runs does not stop it: the resource is told, and finishes or not.
+            return Some(if self.engine.is_idle() { End::Goodbye } else { End::AgentGone });
+        }
+        if self.agent_ended && !matches!(self.wait, Wait::Nothing) {
+            return Some(End::AgentGone);
+        }
+        if self.draining && quiet && self.engine.is_idle() && !self.engine.in_transaction() {
+            return Some(End::Stopped("the daemon is shutting down".to_owned()));
+        }
+        None
+    }
+
+    /// The next thing that happens.
+    async fn next(&mut self, drain: &mut Boxed<()>) -> Event {
+        let reading_agent = !self.agent_ended
+            && (matches!(self.wait, Wait::Nothing) && !self.later
+                || self.parts.client.buffer.len() < AHEAD_BYTES_MAX)
+            && self.engine.has_room();
+        if self.engine.is_idle() {
+            self.shrink();
+        }
+        let draining = self.draining;
+        let remind = match &self.wait {
+            Wait::Gate(_, Some(hold)) => Some(hold.next_notice),
+            Wait::Nothing | Wait::Analysis(_) | Wait::Catalog(..) | Wait::Gate(_, None) => None,
+        };
+        let streams = turn(
+            (&mut self.parts.client, reading_agent),
+            &mut self.parts.upstream,
+            (&mut self.from_server, &mut self.to_agent),
+            &mut self.bytes,
+        );
+        // Termination first. Dropping any other arm loses nothing: their state lives in `self`.
+        tokio::select! {
+            biased;
+            why = stopped(&mut self.incoming.kill) => Event::Stop(why),
+            () = drain, if !draining => Event::Drain,
+            event = waited(&mut self.wait) => event,
+            turn = streams => Event::Io(turn),
+            Some(call) = self.parts.enrolled.calls.recv() => Event::Cancel(call),
+            () = until(remind) => Event::Remind,
+        }
+    }
+
+    fn shrink(&mut self) {
+        for buffer in [&mut self.from_server, &mut self.to_agent, &mut self.parts.client.buffer] {
+            if buffer.is_empty() && buffer.capacity() > IDLE_BUFFER_BYTES {
+                *buffer = BytesMut::new();
+            }
+        }
+    }
+
+    fn on(&mut self, event: Event) -> Result<(), EngineError> {
+        match event {
+            Event::Io(Turn::AgentEnd) => self.agent_ended = true,
+            Event::Io(_) | Event::Stop(_) => {}
+            Event::Analysed(analysis) => {
+                self.wait = Wait::Nothing;
+                self.analysed(&analysis)?;
+            }
+            Event::Catalogued(analysis, result) => {
+                self.wait = Wait::Nothing;
+                self.catalogued(result);
+                self.ask(&analysis)?;
+            }
+            Event::Verdict(verdict) => {
+                self.wait = Wait::Nothing;
+                match verdict {
+                    Ok(permit) => self.permitted(permit),
+                    Err(refusal) => self.refused(&refusal),
+                }
+            }
+            Event::Remind => self.remind(),
+            Event::Cancel(call) => self.cancel(call),
+            Event::Drain => self.draining = true,
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, end: End) -> SessionEnd {
+        let (notice, mut result) = match end {
+            End::Goodbye => (None, SessionEnd::quiet("the agent left")),
+            End::AgentGone => (None, SessionEnd::quiet("the agent left in the middle of a request")),
+            End::AgentBroke(error) => (None, SessionEnd::client(error.to_string())),
+            End::ServerGone => {
+                (Some(notices::lost()), SessionEnd::server("the resource closed the connection"))
+            }
+            End::Stopped(why) => (Some(notices::ended(&why)), SessionEnd::quiet(why)),
+            End::Broken(error) => (Some(notices::broken(&error)), blame(&error)),
+        };
+        if let Some(notice) = notice {
+            self.say(&notice);
+        }
+        // A short grace for last words; an agent that does not read them loses them.
+        let last = poll_fn(|cx| poll_drain(&mut *self.parts.client.stream, &mut self.to_agent, cx));
+        drop(tokio::time::timeout(Duration::from_secs(2), last).await);
+        self.parts.upstream.constant(b"X\0\0\0\x04");
+        let goodbye = poll_fn(|cx| self.parts.upstream.poll_drain(cx));
+        drop(tokio::time::timeout(Duration::from_secs(1), goodbye).await);
+        (result.bytes_in, result.bytes_out) = self.bytes;
+        result
+    }
+}
+
+fn blame(error: &EngineError) -> SessionEnd {
+    match error {
+        EngineError::Client(_) | EngineError::ClientOrder(_) | EngineError::Setting(_) => {
+            SessionEnd::client(error.to_string())
+        }
+        EngineError::Server(_) | EngineError::ServerOrder(_) => SessionEnd::server(error.to_string()),
+    }
+}
