@@ -50,7 +50,7 @@ pub fn converse(instructions: &[u8]) {
     let mut talk = Conversation::new();
     for pair in instructions.chunks_exact(2) {
         let [what, about] = pair else { return };
-        let going = if what % 2 == 0 { talk.agent(what / 2, *about) } else { talk.server(what / 2, *about) };
+        let going = if what.is_multiple_of(2) { talk.agent(what / 2, *about) } else { talk.server(what / 2, *about) };
         talk.settle();
         if going.is_err() {
             return;
@@ -98,7 +98,7 @@ impl Conversation {
         if self.engine.pending.is_none() || !self.engine.still_wanted() {
             return Ok(());
         }
-        if about % 5 == 0 {
+        if about.is_multiple_of(5) {
             let (sqlstate, message) = ("42501", "no".to_owned());
             self.engine.refused(&Notice { severity: Severity::Error, sqlstate, message, hint: None });
         } else {
@@ -111,10 +111,10 @@ impl Conversation {
 
     fn server(&mut self, what: u8, about: u8) -> Result<(), EngineError> {
         if about == 77 {
-            self.engine.set_view(if what % 2 == 0 { view() } else { View::default() });
+            self.engine.set_view(if what.is_multiple_of(2) { view() } else { View::default() });
             return Ok(());
         }
-        let (kind, body) = if what % 8 == 0 { from_server(about) } else { owed(&self.engine, what) };
+        let (kind, body) = if what.is_multiple_of(8) { from_server(about) } else { owed(&self.engine, what) };
         let result = self.engine.server(&framed(kind, &body), &mut self.out);
         while let Ok(Some(header)) = next_frame(&self.out, &|_| Some(u32::MAX / 2)) {
             assert!(header.total <= self.out.len(), "the agent got half a frame");
@@ -170,13 +170,13 @@ fn from_agent(what: u8, about: u8) -> (u8, Vec<u8>) {
         0 => (b'Q', [sql, b"\0"].concat()),
         1 => (b'P', [name(half), b"\0", sql, b"\0\0\0"].concat()),
         2 | 3 => (b'B', [name(half), b"\0", name(about), b"\0\0\0\0\0\0\0"].concat()),
-        4 => (b'D', [if half % 2 == 0 { b"S" } else { b"P" }, name(about), b"\0"].concat()),
+        4 => (b'D', [if half.is_multiple_of(2) { b"S" } else { b"P" }, name(about), b"\0"].concat()),
         5 | 6 => (b'E', [name(about), b"\0\0\0\0\0"].concat()),
-        7 => (b'C', [if half % 2 == 0 { b"S" } else { b"P" }, name(about), b"\0"].concat()),
+        7 => (b'C', [if half.is_multiple_of(2) { b"S" } else { b"P" }, name(about), b"\0"].concat()),
         8 | 9 => (b'S', Vec::new()),
         10 => (b'd', vec![about]),
-        11 => (if half % 2 == 0 { b'c' } else { b'f' }, b"\0".repeat(usize::from(half % 2))),
-        _ if about % 4 == 0 => (b'F', vec![0; 14]),
+        11 => (if half.is_multiple_of(2) { b'c' } else { b'f' }, b"\0".repeat(usize::from(half % 2))),
+        _ if about.is_multiple_of(4) => (b'F', vec![0; 14]),
         _ => (b'H', Vec::new()),
     }
 }
@@ -190,7 +190,7 @@ fn owed(engine: &Engine, what: u8) -> (u8, Vec<u8>) {
     match engine.owed.front() {
         Some(Expect::Parse { denial: None, .. }) => (b'1', Vec::new()),
         Some(Expect::Bind { denial: None, .. }) => (b'2', Vec::new()),
-        Some(Expect::DescribeStatement { denial: None } | Expect::DescribePortal { .. }) if what % 3 == 0 => (b'n', Vec::new()),
+        Some(Expect::DescribeStatement { denial: None } | Expect::DescribePortal { .. }) if what.is_multiple_of(3) => (b'n', Vec::new()),
         Some(Expect::DescribeStatement { denial: None } | Expect::DescribePortal { .. }) => description(),
         Some(Expect::Execute { denial: None, .. }) => match what % 4 {
             0 => row(),
@@ -206,7 +206,7 @@ fn owed(engine: &Engine, what: u8) -> (u8, Vec<u8>) {
             3 => (b'Z', vec![b'T']),
             _ => tag(),
         },
-        Some(Expect::Sync { .. } | Expect::Query(_)) if what % 2 == 0 => (b'Z', vec![b'I']),
+        Some(Expect::Sync { .. } | Expect::Query(_)) if what.is_multiple_of(2) => (b'Z', vec![b'I']),
         Some(Expect::Sync { .. }) => (b'Z', vec![b'T']),
         Some(_) | None => failure(),
     }
