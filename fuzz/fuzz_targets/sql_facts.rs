@@ -1,4 +1,6 @@
 //! The analysis never panics, and whatever PostgreSQL's grammar rejects is unknown.
+//!
+//! Any bytes are text or are not; text never panics the analysis, and what the real grammar refuses stays unknown.
 
 #![no_main]
 

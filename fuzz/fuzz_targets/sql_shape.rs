@@ -1,4 +1,6 @@
 //! Whatever the shape lexer accepts, PostgreSQL's scanner cuts into the same literals; or the lexer refuses.
+//!
+//! Our lexer against libpg_query's scanner: the same literals at the same places, or ours refuses.
 
 #![no_main]
 

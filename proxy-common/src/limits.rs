@@ -1,4 +1,7 @@
-//! Sizes of the kernel's maps, each with its reason.
+//! Sizes of the kernel's tables.
+//!
+//! Every table is bounded, and a full one refuses: what does not fit is denied, never let through without identity.
+//! INVARIANT: daemon and kernel programs read the same constants.
 
 /// Network namespaces with a proxy: one for the host and one per container; no host runs more.
 pub const SCOPES_MAX: usize = 4096;

@@ -1,4 +1,6 @@
-//! Measures one append of a usual record: `cargo run --release --example append [DIR]`.
+//! Measures what one append to the record costs: `cargo run --release --example append -- DIR`.
+//!
+//! Prints the mean over many records. A tool for developers, not a test.
 
 use std::borrow::Cow;
 use std::path::PathBuf;

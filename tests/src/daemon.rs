@@ -180,9 +180,8 @@ impl Daemon {
 
     /// Runs a subcommand under another local account.
     pub fn cli_as(&self, account: &str, words: &[&str]) -> Result<Finished> {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", account, "--regid", account, "--clear-groups"]).arg(&self.program);
-        command.args(words).arg("--config").arg(&self.config).current_dir("/");
+        let mut command = as_account(account)?;
+        command.arg(&self.program).args(words).arg("--config").arg(&self.config).current_dir("/");
         process::run(&mut command, COMMAND_LIMIT)
     }
 
@@ -203,12 +202,14 @@ impl Daemon {
     /// Removes the pinned guard, the cgroups and the mount.
     fn clean_up(&mut self) -> Result<()> {
         self.process = None;
-        if self.config.is_file() {
-            self.cli(&["uninstall"])?.success().context("`chaperone uninstall` failed")?;
-        }
+        let uninstalled = if self.config.is_file() {
+            self.cli(&["uninstall"]).and_then(Finished::success).context("`chaperone uninstall` failed")
+        } else {
+            Ok(String::new())
+        };
         let bpf = self.dir.path().join("bpf");
         process::run(Command::new("umount").arg(&bpf), COMMAND_LIMIT)?.success().context("cannot unmount")?;
-        Ok(())
+        uninstalled.map(|_| ())
     }
 }
 
@@ -251,4 +252,17 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A command line that runs what follows as a local account, with that account's group and no other.
+pub fn as_account(account: &str) -> Result<Command> {
+    let user =
+        nix::unistd::User::from_name(account)?.with_context(|| format!("there is no account `{account}`"))?;
+    let mut command = Command::new("setpriv");
+    command.args([
+        format!("--reuid={}", user.uid),
+        format!("--regid={}", user.gid),
+        "--clear-groups".to_owned(),
+    ]);
+    Ok(command)
 }

@@ -12,5 +12,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod sample;
+pub mod shop;
+pub mod talk;
 pub mod temp;
 pub mod wait;

@@ -196,6 +196,16 @@ fn node_pg_works() {
 }
 
 #[test]
+fn tokio_postgres_works() {
+    let stage = Stage::set().unwrap();
+    // The agent's account may not read the folder that cargo builds into.
+    let program = stage.daemon.dir().path().join("tokio-postgres-client");
+    std::fs::copy(env!("CARGO_BIN_EXE_tokio-postgres-client"), &program).unwrap();
+    let mut client = stage.agent().command(&program);
+    require_rows(&process::run(client.arg(dsn(&stage.server)), LIMIT).unwrap().success().unwrap());
+}
+
+#[test]
 fn programs_outside_the_cgroup_are_not_touched() {
     let stage = Stage::set().unwrap();
     let seen = stage.psql_outside().unwrap();

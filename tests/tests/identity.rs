@@ -1,4 +1,6 @@
-//! Identity against a real provider over HTTPS, and against real processes in real cgroups. Needs root.
+//! Identity against a real OpenID provider over HTTPS and real processes in real cgroups.
+//!
+//! Needs root for cgroups. Leaves no cgroup and no process behind.
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use chaperone::cli::run;
 use chaperone::intercept::{
     Cgroup, Connection, Guard, Listener, Reason, Settings, Tree, effective, uninstall,
 };
@@ -568,8 +567,8 @@ fn effective_is_false_for_an_unguarded_cgroup() {
 impl World {
     /// Runs python through `chaperone run`, by way of this very binary.
     fn launched(&self, uid: &str, script: &str) -> (ExitStatus, String) {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "launcher", "--ignored", "--nocapture", "--test-threads=1"])
+        let child = Command::new(env!("CARGO_BIN_EXE_guard-helper"))
+            .arg("launch")
             .env("LAUNCH_PARENT", &self.settings.parent)
             .env("LAUNCH_PINS", &self.settings.pin_dir)
             .env("LAUNCH_PORT", self.port().to_string())
@@ -582,27 +581,6 @@ impl World {
         let output = child.wait_with_output().unwrap();
         (output.status, String::from_utf8(output.stdout).unwrap())
     }
-}
-
-#[test]
-#[ignore = "not a test: the process that `launched` starts"]
-fn launcher() {
-    let of = |name: &str| std::env::var(name).unwrap();
-    let settings = Settings {
-        parent: of("LAUNCH_PARENT").into(),
-        pin_dir: of("LAUNCH_PINS").into(),
-        port: of("LAUNCH_PORT").parse().unwrap(),
-    };
-    let uid = of("LAUNCH_UID");
-    let args = run::Args {
-        agent: "reporter".to_owned(),
-        step: Some("test".to_owned()),
-        uid: (!uid.is_empty()).then_some(uid),
-        command: ["python3".into(), "-c".into(), of("LAUNCH_SCRIPT").into()].into(),
-    };
-    let code = run::run(args, &settings, Path::new(&of("LAUNCH_RUNTIME"))).unwrap();
-    println!("launcher ended: {code:?}");
-    panic!("the agent was not started");
 }
 
 const CONFINED: &str = "
@@ -658,7 +636,7 @@ fn nothing_is_launched_where_a_program_is_missing() {
     let mut world = World::new();
     world.without(&["agent_egress"]);
     let (status, printed) = world.launched("64123", "print('ran')");
-    assert_eq!(status.code(), Some(101), "{printed}");
+    assert_eq!(status.code(), Some(1), "{printed}");
     assert!(printed.contains("ExitCode(unix_exit_status(3))") && !printed.contains("ran\n"), "{printed}");
 }
 
@@ -668,26 +646,12 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() {
     // The mount stays in the child's own mount namespace.
     let status = Command::new("unshare")
         .arg("--mount")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "mounter", "--ignored", "--test-threads=1"])
+        .arg(env!("CARGO_BIN_EXE_guard-helper"))
+        .arg("mount")
+        .env("LAUNCH_PORT", free_port().to_string())
         .status()
         .unwrap();
     assert!(status.success());
-}
-
-#[test]
-#[ignore = "not a test: the process that the test above starts"]
-fn mounter() {
-    let name = format!("chaperone-test-{}", std::process::id());
-    let home = Tree::find().unwrap().own().unwrap();
-    let pin_dir = Path::new("/sys/fs/bpf").join(&name);
-    let settings = Settings { parent: name.into(), pin_dir, port: free_port() };
-    let guard = Guard::install(&settings);
-    let effective = guard.as_ref().is_ok_and(|guard| guard.effective().iter().all(|status| status.effective));
-    Tree::find().unwrap().open(&home).unwrap().admit(std::process::id()).unwrap();
-    uninstall(&settings).unwrap();
-    assert!(effective, "{guard:?}");
-    assert!(!settings.pin_dir.exists());
 }
 
 fn pins(directory: &Path) -> Vec<(PathBuf, u64)> {

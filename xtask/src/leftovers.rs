@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::shell;
+use crate::{paths, shell};
 
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -25,8 +25,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Looks at this machine as root.
     pub(crate) fn take() -> Result<Self> {
-        let own = std::env::current_exe().context("cannot find this very program")?;
-        let text = shell::output(shell::as_root(own)?.arg("leftovers"))?;
+        let text = shell::output(shell::as_root(paths::own_program()?)?.arg("leftovers"))?;
         serde_json::from_str(&text).context("the snapshot is not what this program prints")
     }
 

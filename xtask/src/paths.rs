@@ -28,6 +28,14 @@ pub(crate) fn built(profile: &str, program: &str) -> Result<PathBuf> {
     Ok(target()?.join(profile).join(program))
 }
 
+/// This very program. A build may have replaced it meanwhile; the kernel then marks the old one as deleted, and the
+/// new one at the same place is meant.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this very program")?;
+    let text = own.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| own.clone(), PathBuf::from))
+}
+
 /// The folder of the tools that `setup` builds or downloads.
 pub(crate) fn tools() -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME") {

@@ -1,4 +1,6 @@
-//! Why the queue refuses. Every variant leaves the request held or refused, never released.
+//! What can go wrong with held requests.
+//!
+//! Every variant ends in a denial of the request at hand; none says anything about who may vote.
 
 use std::io;
 use std::path::PathBuf;

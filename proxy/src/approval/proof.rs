@@ -36,7 +36,7 @@ impl Approval {
     }
 }
 
-/// A configured approver, found by the account the kernel vouches for. Made only by [`Queue::voter`].
+/// A configured approver, found by the account the kernel vouches for. Made only by [`Queue::voter`](super::Queue::voter).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Voter {
     pub(super) name: String,

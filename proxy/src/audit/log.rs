@@ -154,7 +154,9 @@ impl Appender {
     pub fn trouble(&self) -> Option<String> {
         match &self.shared.writer.lock().condition {
             Condition::Good => None,
-            Condition::Failed { cause, refused, .. } => Some(format!("{cause}; {refused} events refused since")),
+            Condition::Failed { cause, refused, .. } => {
+                Some(format!("{cause}; {refused} events refused since"))
+            }
             Condition::Closed => Some("the record is closed".to_owned()),
         }
     }

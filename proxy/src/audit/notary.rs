@@ -1,5 +1,6 @@
-//! Writes signed checkpoints. Owned by the syncing thread; signs only what the disk has confirmed, so that a crash
-//! can never leave a checkpoint ahead of its records.
+//! Signs and checks checkpoints: Ed25519 over a note of origin, size and head hash.
+//!
+//! Refuses a note of another form, origin or key. Known limit: whoever holds the key can sign another history.
 
 use std::io;
 use std::path::PathBuf;

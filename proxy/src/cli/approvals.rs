@@ -69,7 +69,9 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             Answer::Tickets { tickets } => tickets.iter().for_each(print_line),
             other => return Ok(refused(&other)),
         },
-        Command::Show { ticket, json, file } => return one(&file.call(&Call::Ticket { id: id(ticket)? })?, json),
+        Command::Show { ticket, json, file } => {
+            return one(&file.call(&Call::Ticket { id: id(ticket)? })?, json);
+        }
         Command::Approve(voting) => return vote(voting, Vote::Approve),
         Command::Deny(voting) => return vote(voting, Vote::Deny),
     }
@@ -114,7 +116,11 @@ fn print_ticket(ticket: &Ticket) {
         println!("step       {step} (as the agent's launcher stated it)");
     }
     let groups: Vec<&str> = ticket.terms.approvers.iter().map(String::as_str).collect();
-    println!("needs      {} of {}", ticket.terms.quorum, if groups.is_empty() { "any approver".into() } else { groups.join(" and ") });
+    println!(
+        "needs      {} of {}",
+        ticket.terms.quorum,
+        if groups.is_empty() { "any approver".into() } else { groups.join(" and ") }
+    );
     for ballot in &ticket.ballots {
         let said = match ballot.vote {
             Vote::Approve => "approved",

@@ -296,6 +296,10 @@ fn line(found: &Found) -> String {
             line.push_str(&text);
         }
     }
+    let policies = record.pointer("/decision/policies").and_then(Value::as_array);
+    for policy in policies.into_iter().flatten().filter_map(Value::as_str) {
+        line.push_str(&format!("  by `{}`", inert(policy)));
+    }
     for at in ["/statement", "/reason", "/problem", "/cause", "/why", "/what", "/destination"] {
         if let Some(text) = text(at) {
             line.push_str("  ");

@@ -1,4 +1,7 @@
 //! `chaperone daemon`: the service.
+//!
+//! Reads the configuration, sets up the daemon's own log on standard error, and hands over to the composition root.
+//! The record of what agents did is not this log.
 
 use std::process::ExitCode;
 
@@ -47,7 +50,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let result = runtime.block_on(Box::pin(crate::daemon::run(config)));
     // Tasks are gone by now; a blocked look-up must not hold the process.
     runtime.shutdown_background();

@@ -54,7 +54,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print_json(&findings)?;
     } else {
         for finding in &findings {
-            println!("{:<5} {:<14} {}", if finding.good { "good" } else { "BAD" }, finding.check, finding.seen);
+            println!(
+                "{:<5} {:<14} {}",
+                if finding.good { "good" } else { "BAD" },
+                finding.check,
+                finding.seen
+            );
             if let Some(fix) = &finding.fix {
                 println!("      {:<14} fix: {fix}", "");
             }
@@ -81,7 +86,11 @@ fn kernel() -> Finding {
     if Path::new("/sys/kernel/btf/vmlinux").exists() {
         Finding::good("kernel", "has BTF")
     } else {
-        Finding::bad("kernel", "has no BTF at /sys/kernel/btf/vmlinux", "use a kernel built with CONFIG_DEBUG_INFO_BTF")
+        Finding::bad(
+            "kernel",
+            "has no BTF at /sys/kernel/btf/vmlinux",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF",
+        )
     }
 }
 
@@ -93,7 +102,11 @@ fn guard(config: &Config) -> Vec<Finding> {
     let programs = match found {
         Ok(programs) => programs,
         Err(error) => {
-            return vec![Finding::bad("guard", error.to_string(), "start `chaperone daemon` as root; it installs the guard")];
+            return vec![Finding::bad(
+                "guard",
+                error.to_string(),
+                "start `chaperone daemon` as root; it installs the guard",
+            )];
         }
     };
     let missing: Vec<String> = programs
@@ -105,7 +118,11 @@ fn guard(config: &Config) -> Vec<Finding> {
         vec![Finding::good("guard", format!("all {} kernel programs are effective", programs.len()))]
     } else {
         let seen = format!("not effective: {}", missing.join(", "));
-        vec![Finding::bad("guard", seen, "restart `chaperone daemon`; if it persists, another program holds the hook")]
+        vec![Finding::bad(
+            "guard",
+            seen,
+            "restart `chaperone daemon`; if it persists, another program holds the hook",
+        )]
     }
 }
 
@@ -114,21 +131,28 @@ fn daemon(config: &Config) -> Vec<Finding> {
     let report = match answer {
         Ok(Answer::Status(report)) => report,
         Ok(Answer::Refused { why }) => return vec![Finding::bad("daemon", why, "run this as root")],
-        Ok(_) => return vec![Finding::bad("daemon", "answers something else", "restart it: its version differs")],
+        Ok(_) => {
+            return vec![Finding::bad("daemon", "answers something else", "restart it: its version differs")];
+        }
         Err(error) => {
             let fix = "start it: `systemctl start chaperone`; until then agents reach nothing";
             return vec![Finding::bad("daemon", error.to_string(), fix)];
         }
     };
-    let mut findings = vec![Finding::good("daemon", format!("version {}, process {}", report.version, report.pid))];
+    let mut findings =
+        vec![Finding::good("daemon", format!("version {}, process {}", report.version, report.pid))];
     findings.push(match report.record {
         None => Finding::good("record", "takes events"),
-        Some(trouble) => Finding::bad("record", trouble, "make room or mend the disk; it opens again by itself"),
+        Some(trouble) => {
+            Finding::bad("record", trouble, "make room or mend the disk; it opens again by itself")
+        }
     });
     for agent in report.agents {
         let name = agent.name;
         findings.push(match (agent.subject, agent.problem) {
-            (Some(subject), None) => Finding::good("identity", format!("{name} is {}", super::shown(&subject))),
+            (Some(subject), None) => {
+                Finding::good("identity", format!("{name} is {}", super::shown(&subject)))
+            }
             (_, problem) => {
                 let seen = format!("{name}: {}", problem.unwrap_or_else(|| "unidentified".to_owned()));
                 Finding::bad("identity", seen, "give the agent a fresh token in its `token_file`")

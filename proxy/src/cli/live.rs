@@ -1,4 +1,6 @@
 //! `status`, `sessions`, `reload`, `uninstall`: live operation.
+//!
+//! Prints what the daemon says. Text that came from an agent or its issuer is made inert before it meets a terminal.
 
 use std::process::ExitCode;
 
@@ -85,7 +87,10 @@ pub fn sessions(command: Sessions) -> anyhow::Result<ExitCode> {
             Answer::Sessions { sessions } => {
                 for one in sessions {
                     let exe = shown(&one.exe);
-                    println!("{}  {}  {}  {}  pid {}  {exe}", one.id, one.agent, one.resource, one.destination, one.pid);
+                    println!(
+                        "{}  {}  {}  {}  pid {}  {exe}",
+                        one.id, one.agent, one.resource, one.destination, one.pid
+                    );
                 }
             }
             other => return Ok(refused(&other)),

@@ -25,7 +25,11 @@ const FAILED: u8 = 1;
 const LACKING: u8 = 3;
 
 #[derive(Debug, Parser)]
-#[command(name = "chaperone", version, about = "Accompanies AI agents: capture, identity, policy, masking, evidence")]
+#[command(
+    name = "chaperone",
+    version,
+    about = "Accompanies AI agents: capture, identity, policy, masking, evidence"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

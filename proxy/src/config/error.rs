@@ -1,4 +1,6 @@
-//! Everything wrong with a configuration, collected and reported at once.
+//! Everything that is wrong with a configuration, collected so that one look mends it all.
+//!
+//! INVARIANT: problems are sorted by line, and one problem is enough to refuse the file.
 
 use std::path::{Path, PathBuf};
 

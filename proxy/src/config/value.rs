@@ -1,4 +1,6 @@
-//! Judges single values: names, paths, addresses. Each answers with the value or reports why not.
+//! Typed reading of TOML values with their places in the file.
+//!
+//! Reports a wrong type or an unknown key with its line and goes on, so that all problems come out together.
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};

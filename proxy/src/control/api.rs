@@ -1,4 +1,6 @@
 //! What can be asked over the control socket, and what comes back.
+//!
+//! Plain data. Unknown calls and unknown fields are refused, so an older daemon never half-understands a newer client.
 
 use serde::{Deserialize, Serialize};
 

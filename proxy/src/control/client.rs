@@ -1,4 +1,6 @@
 //! The command line's end of the control socket.
+//!
+//! Blocking, one call at a time, with a limit on the wait. It carries no authority: the kernel tells the daemon who calls.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

@@ -51,8 +51,12 @@ impl MetricsListener {
     async fn accept(&self, metrics: &Arc<dyn Metrics>, shutdown: &Shutdown) {
         loop {
             let accepted = match self {
-                Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Scrape::Unix(TokioIo::new(stream))),
-                Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Scrape::Tcp(TokioIo::new(stream))),
+                Self::Unix(listener) => {
+                    listener.accept().await.map(|(stream, _)| Scrape::Unix(TokioIo::new(stream)))
+                }
+                Self::Tcp(listener) => {
+                    listener.accept().await.map(|(stream, _)| Scrape::Tcp(TokioIo::new(stream)))
+                }
             };
             match accepted {
                 Ok(scrape) => {
@@ -92,7 +96,11 @@ async fn answer(
     metrics: Arc<dyn Metrics>,
 ) -> Result<Response<Full<Bytes>>, hyper::http::Error> {
     if request.uri().path() != "/metrics" {
-        return Response::builder().status(StatusCode::NOT_FOUND).body(Full::new(Bytes::from_static(b"see /metrics\n")));
+        return Response::builder()
+            .status(StatusCode::NOT_FOUND)
+            .body(Full::new(Bytes::from_static(b"see /metrics\n")));
     }
-    Response::builder().header(header::CONTENT_TYPE, OPEN_METRICS).body(Full::new(Bytes::from(metrics.exposition())))
+    Response::builder()
+        .header(header::CONTENT_TYPE, OPEN_METRICS)
+        .body(Full::new(Bytes::from(metrics.exposition())))
 }

@@ -116,7 +116,8 @@ impl Server {
         let mut stream = BufReader::new(stream);
         loop {
             let mut line = String::new();
-            let read = (&mut stream).take(LINE_BYTES_MAX).read_line(&mut line).await_within(SILENCE_MAX).await??;
+            let read =
+                (&mut stream).take(LINE_BYTES_MAX).read_line(&mut line).await_within(SILENCE_MAX).await??;
             if read == 0 {
                 return Ok(());
             }
@@ -155,7 +156,8 @@ impl Server {
             },
             Call::Sessions | Call::Kill { .. } | Call::Reload => refuse("only root may do that"),
             Call::Tickets { all } => {
-                let tickets = self.queue.list().into_iter().filter(|ticket| all || ticket.state.is_open()).collect();
+                let tickets =
+                    self.queue.list().into_iter().filter(|ticket| all || ticket.state.is_open()).collect();
                 Answer::Tickets { tickets }
             }
             Call::Ticket { id } => match self.queue.show(&id) {
@@ -197,7 +199,9 @@ impl Caller {
 /// A deadline on any future, as a method, so that the order of reading is the order of doing.
 trait Within: Future + Sized {
     async fn await_within(self, limit: Duration) -> std::io::Result<Self::Output> {
-        tokio::time::timeout(limit, self).await.map_err(|late| std::io::Error::new(std::io::ErrorKind::TimedOut, late))
+        tokio::time::timeout(limit, self)
+            .await
+            .map_err(|late| std::io::Error::new(std::io::ErrorKind::TimedOut, late))
     }
 }
 

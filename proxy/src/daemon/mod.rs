@@ -8,7 +8,8 @@ mod notify;
 mod services;
 mod watchers;
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,8 @@ use crate::tls::Authority;
 
 /// How long sessions may take to finish after SIGTERM; systemd's default stop timeout is 90 s.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long sessions that did not finish have for their last words.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long tasks may take to stop once they are told to.
 const FORCE_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,12 @@ pub enum DaemonError {
         path: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// Another daemon has the runtime directory.
+    #[error("another daemon runs already: it holds `{path}`")]
+    Running {
+        /// The lock.
+        path: String,
     },
     /// The record cannot be opened.
     #[error("the record cannot be opened: {0}")]
@@ -95,12 +104,17 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let notifier = Notifier::from_environment();
     directory(&config.state_dir, 0o700)?;
     directory(&config.runtime_dir, 0o755)?;
+    let _sole = sole(&config.runtime_dir.join("daemon.lock"))?;
     directory(&config.runtime_dir.join("steps"), 0o755)?;
     let log = Log::open(&config.audit, &clock, &shutdown)?;
     let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
     let listener = guard.listen()?;
     watchers::start(&sessions, &running, &guard)?;
-    let server = Server::new(Arc::clone(&running) as Arc<dyn Services>, running.queue.clone(), sessions.registry.clone());
+    let server = Server::new(
+        Arc::clone(&running) as Arc<dyn Services>,
+        running.queue.clone(),
+        sessions.registry.clone(),
+    );
     let control = |source| DaemonError::Io { what: "the control socket", source };
     server.start(&config.runtime_dir, &shutdown).map_err(control)?;
     if let Some(address) = &config.metrics {
@@ -208,17 +222,27 @@ async fn accept(
 /// Lets sessions finish, then cuts what is left.
 async fn drain(sessions: &Sessions, shutdown: &Shutdown) {
     shutdown.advance(Phase::Draining);
-    let empty = async {
-        while sessions.registry.count() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(DRAIN_TIME_MAX, empty).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIME_MAX, emptied(sessions)).await.is_err() {
         tracing::warn!(sessions = sessions.registry.count(), "sessions did not finish in time and are cut");
+        for session in sessions.registry.list() {
+            if !sessions.registry.kill(session.id, "the daemon is shutting down") {
+                tracing::debug!(id = %session.id, "session ended by itself");
+            }
+        }
+        if tokio::time::timeout(FAREWELL_TIME_MAX, emptied(sessions)).await.is_err() {
+            tracing::warn!(sessions = sessions.registry.count(), "sessions end without a word");
+        }
     }
     shutdown.advance(Phase::Forced);
     if tokio::time::timeout(FORCE_TIME_MAX, shutdown.drained()).await.is_err() {
         tracing::warn!(tasks = shutdown.tasks(), "tasks did not stop in time");
+    }
+}
+
+/// Returns when no session is open.
+async fn emptied(sessions: &Sessions) {
+    while sessions.registry.count() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -256,6 +280,18 @@ fn remove_stale(path: &PathBuf) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that no other daemon serves this runtime directory while the lock lives. Only root can open it: an agent that
+/// could would keep the daemon from starting.
+fn sole(path: &Path) -> Result<File, DaemonError> {
+    let failed = |source| DaemonError::Io { what: "the daemon's lock", source };
+    let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DaemonError::Running { path: path.display().to_string() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 

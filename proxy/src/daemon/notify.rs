@@ -27,7 +27,8 @@ impl Notifier {
                 None
             }
         });
-        let watchdog = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok()).map(Duration::from_micros);
+        let watchdog =
+            std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok()).map(Duration::from_micros);
         Self { socket, watchdog }
     }
 

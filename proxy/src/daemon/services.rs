@@ -1,4 +1,6 @@
 //! What the daemon answers about itself, and the small adapters between rooms.
+//!
+//! Refuses nothing by itself: who may ask is decided in `control`. A process that cannot be looked at counts as an agent.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -57,7 +59,9 @@ impl Running {
             .into_iter()
             .map(|status| {
                 let (subject, expires_at, reason) = match &status.principal.identity {
-                    Identity::Verified { subject, expires_at, .. } => (Some(subject.clone()), Some(*expires_at), None),
+                    Identity::Verified { subject, expires_at, .. } => {
+                        (Some(subject.clone()), Some(*expires_at), None)
+                    }
                     Identity::Unidentified { reason } => (None, None, Some(reason.to_string())),
                 };
                 let name = status.principal.agent.to_string();
@@ -90,7 +94,11 @@ impl Services for Running {
             programs: programs.collect(),
             kernel: counters.as_ref().map_or([0, 0], |counters| [counters.redirected, counters.delivered]),
             kernel_denied: counters.map_or_else(Vec::new, |counters| {
-                counters.denied.into_iter().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
+                counters
+                    .denied
+                    .into_iter()
+                    .map(|(reason, count)| (reason.as_str().to_owned(), count))
+                    .collect()
             }),
             record: self.appender.trouble(),
         }
@@ -131,7 +139,9 @@ impl Metrics for Running {
         let mut exposition = Exposition::with_prefix("chaperone");
         let counts = self.gate.counts();
         let requests: Family<Vec<(&str, &str)>, Counter> = Family::default();
-        for (decision, counter) in [("allow", &counts.allowed), ("hold", &counts.held), ("deny", &counts.denied)] {
+        for (decision, counter) in
+            [("allow", &counts.allowed), ("hold", &counts.held), ("deny", &counts.denied)]
+        {
             requests.get_or_create(&vec![("decision", decision)]).inc_by(counter.load(Ordering::Relaxed));
         }
         exposition.register("requests", "Requests decided", requests);
@@ -184,9 +194,12 @@ pub(super) fn record_tickets(queue: &Queue, appender: &Appender) {
         let event = match ticket.state {
             State::Pending if ticket.ballots.is_empty() => Event::TicketOpened(facts),
             State::Pending => Event::TicketVoted(facts),
-            State::Approved | State::Denied | State::Expired | State::Consumed | State::Cancelled | State::Revoked => {
-                Event::TicketClosed(facts)
-            }
+            State::Approved
+            | State::Denied
+            | State::Expired
+            | State::Consumed
+            | State::Cancelled
+            | State::Revoked => Event::TicketClosed(facts),
         };
         note(&appender, &event);
     });

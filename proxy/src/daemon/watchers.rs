@@ -121,7 +121,13 @@ fn count(counted: &mut HashMap<Denial, u64>, event: &DenyEvent) {
         destination: event.destination.map_or_else(String::new, |address| address.to_string()),
     };
     if counted.len() >= DENIALS_MAX && !counted.contains_key(&denial) {
-        denial = Denial { reason: "many", cgroup_id: event.cgroup_id, pid: 0, uid: u32::MAX, destination: String::new() };
+        denial = Denial {
+            reason: "many",
+            cgroup_id: event.cgroup_id,
+            pid: 0,
+            uid: u32::MAX,
+            destination: String::new(),
+        };
     }
     let count = counted.entry(denial).or_insert(0);
     *count = count.saturating_add(1);

@@ -4,9 +4,9 @@
 //! people; both come back as a future that the driver polls beside its streams.
 //! INVARIANT: after a hold the request is decided again; an approval never outlives a policy that denies.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use crate::approval::{self, Approval, Ask, Queue, Submission, Waiter};
 use crate::audit::{Appender, Event};
 use crate::clock::Clock;
 use crate::model::{
-    AgentName, BoundValue, Clearance, ColumnName, Decision, HoldTerms, Identity, MaskStrategy, Operation, Outcome, Principal,
-    RequestId, Session, TicketId, Verdict,
+    AgentName, BoundValue, Clearance, ColumnName, Decision, HoldTerms, Identity, MaskStrategy, Operation,
+    Outcome, Principal, RequestId, Session, TicketId, Verdict,
 };
 use crate::policy::{ColumnQuestion, Live, Question, Set};
 
@@ -191,7 +191,8 @@ impl Door {
         let id = self.next_id();
         let (bundle, principal) = self.standing();
         let decision = self.decide(&bundle, &principal, &request.operation);
-        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let case =
+            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
         let counts = &self.gate.counts;
         match &decision.verdict {
             Verdict::Allow => {
@@ -209,13 +210,34 @@ impl Door {
         }
     }
 
+    /// Judges a request that only makes another one ready and runs nothing, such as PostgreSQL's `Parse`. A denial counts; a
+    /// hold waits until the request itself comes, with its values.
+    pub fn prepare(&mut self, request: Request) -> Admission {
+        let id = self.next_id();
+        let (bundle, principal) = self.standing();
+        let decision = self.decide(&bundle, &principal, &request.operation);
+        let case =
+            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        match &decision.verdict {
+            Verdict::Allow | Verdict::Hold(_) => match case.record(&decision, None) {
+                Ok(_) => Admission::Permitted(case.undecided().permit()),
+                Err(refusal) => Admission::Refused(refusal),
+            },
+            Verdict::Deny => {
+                Counts::add(&self.gate.counts.denied);
+                Admission::Refused(case.deny(&decision, None))
+            }
+        }
+    }
+
     /// Refuses a request for a reason that lies in the protocol, and records it.
     pub fn refuse(&mut self, request: Request, kind: RefusalKind) -> Refusal {
         let id = self.next_id();
         let (bundle, principal) = self.standing();
         let mut decision = (*self.decide(&bundle, &principal, &request.operation)).clone();
         decision.verdict = Verdict::Deny;
-        let case = Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let case =
+            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
         let refusal = case.deny(&decision, None);
         Refusal { kind, ..refusal }
     }
@@ -225,7 +247,12 @@ impl Door {
         RequestId { session: self.session.id, number }
     }
 
-    fn decide(&mut self, bundle: &Arc<Set>, principal: &Arc<Principal>, operation: &Arc<Operation>) -> Arc<Decision> {
+    fn decide(
+        &mut self,
+        bundle: &Arc<Set>,
+        principal: &Arc<Principal>,
+        operation: &Arc<Operation>,
+    ) -> Arc<Decision> {
         let now = self.gate.clock.now();
         let session = &self.session;
         self.cache.decide((bundle, principal, now), operation, || {
@@ -272,10 +299,7 @@ impl Case {
     }
 
     fn deny(&self, decision: &Decision, ticket: Option<TicketId>) -> Refusal {
-        let kind = match &self.principal.identity {
-            Identity::Unidentified { reason } => RefusalKind::Unidentified(*reason),
-            Identity::Verified { .. } => RefusalKind::Policy,
-        };
+        let kind = kind_of(&self.principal, decision);
         let refusal = Refusal { kind, policies: decision.reasons.policies.clone(), ticket };
         // A denial that cannot be recorded is still a denial.
         if self.record(decision, refusal.ticket.clone()).is_ok() {
@@ -310,7 +334,9 @@ impl Case {
     fn retry(self, decision: &Decision, approval: Approval) -> Admission {
         let undecided = self.undecided();
         let decision = decision.clone();
-        Admission::Recording(Box::pin(async move { self.release_approved(undecided, &decision, approval).await }))
+        Admission::Recording(Box::pin(
+            async move { self.release_approved(undecided, &decision, approval).await },
+        ))
     }
 
     /// Records a held request's approval durably and mints its permit.
@@ -422,12 +448,19 @@ async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration)
         Verdict::Allow | Verdict::Hold(_) => case.release_approved(undecided, &again, approval).await,
         Verdict::Deny => {
             undecided.end(Outcome::Denied);
-            let kind = match principal.identity {
-                Identity::Unidentified { reason } => RefusalKind::Unidentified(reason),
-                Identity::Verified { .. } => RefusalKind::Policy,
-            };
+            let kind = kind_of(&principal, &again);
             Err(Refusal { kind, policies: again.reasons.policies, ticket: Some(ticket.clone()) })
         }
+    }
+}
+
+/// What a denial is called: a fresh token would not help against a policy that forbids.
+fn kind_of(principal: &Principal, decision: &Decision) -> RefusalKind {
+    match &principal.identity {
+        Identity::Unidentified { reason } if decision.reasons.policies.is_empty() => {
+            RefusalKind::Unidentified(*reason)
+        }
+        Identity::Unidentified { .. } | Identity::Verified { .. } => RefusalKind::Policy,
     }
 }
 

@@ -106,8 +106,12 @@ impl Gate {
     #[must_use]
     pub fn door(&self, session: Arc<Session>) -> (Door, Closing) {
         let requests = Arc::new(AtomicU64::new(0));
-        let closing =
-            Closing { gate: self.clone(), session: Arc::clone(&session), requests: Arc::clone(&requests), told: false };
+        let closing = Closing {
+            gate: self.clone(),
+            session: Arc::clone(&session),
+            requests: Arc::clone(&requests),
+            told: false,
+        };
         (Door::new(self.clone(), session, requests), closing)
     }
 }

@@ -68,7 +68,9 @@ impl Refusal {
             RefusalKind::Cancelled => "cancelled while held for approval".to_owned(),
             RefusalKind::NoRecord => "refused because the record cannot be written".to_owned(),
             RefusalKind::TooManyHeld => "refused because too many requests are held already".to_owned(),
-            RefusalKind::MaskedData => "refused because it would copy masked values to where they can be read".to_owned(),
+            RefusalKind::MaskedData => {
+                "refused because it would copy masked values to where they can be read".to_owned()
+            }
         }
     }
 
@@ -83,7 +85,9 @@ impl Refusal {
             RefusalKind::Cancelled => "send the request again to ask once more",
             RefusalKind::NoRecord => "try again later; the operator has been told",
             RefusalKind::TooManyHeld => "wait until held requests are decided",
-            RefusalKind::MaskedData => "leave the masked columns out, and name the columns you need one by one",
+            RefusalKind::MaskedData => {
+                "leave the masked columns out, and name the columns you need one by one"
+            }
         };
         match &self.ticket {
             Some(ticket) => format!("{next}; ticket {ticket}, code {}", self.code()),

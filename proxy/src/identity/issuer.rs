@@ -11,10 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openidconnect::url::Url;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
+use url::Url;
 
 use crate::clock::Clock;
 use crate::model::UnixMillis;

@@ -2,7 +2,7 @@
 //!
 //! The library only decodes and verifies the signature; its claim checks are off, because their defaults (60 s
 //! leeway, `nbf` unchecked, missing claims accepted) are not ours. Skew is applied once per claim.
-//! INVARIANT: a [`Verified`] was signed by the issuer's one fitting key and meets every rule of its source.
+//! INVARIANT: a `Verified` was signed by the issuer's one fitting key and meets every rule of its source.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,4 +1,6 @@
 //! What can go wrong between the daemon and the kernel.
+//!
+//! Each variant names the object and the kernel's own answer. None of them opens anything: what was guarded still is.
 
 use std::io;
 use std::net::SocketAddr;

@@ -142,7 +142,10 @@ mod tests {
     #[test]
     fn json_stays_json_whatever_the_strategy() {
         assert_eq!(replace(b"{}", MaskStrategy::KeepLast(4), Shape::Json, &keys()), bytes("\"[masked]\""));
-        assert_eq!(replace(b"\x01{}", MaskStrategy::Hash, Shape::JsonbBinary, &keys()), bytes("\u{1}\"[masked]\""));
+        assert_eq!(
+            replace(b"\x01{}", MaskStrategy::Hash, Shape::JsonbBinary, &keys()),
+            bytes("\u{1}\"[masked]\"")
+        );
     }
 
     #[test]

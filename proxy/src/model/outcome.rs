@@ -1,4 +1,6 @@
-//! How a request ended. Exactly one outcome is recorded per request.
+//! How a request ended.
+//!
+//! Exactly one outcome is recorded per request; if nobody said how it ended, it is `cut`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,6 @@
-//! Who is asking: the agent, the verified identity it has at this moment, and what the kernel says about its process.
+//! Who is asking: the agent, its verified identity at this moment, and what the kernel says about its process.
+//!
+//! Plain data. INVARIANT: a `Verified` identity is only made by `identity`, after signature and claims held.
 
 use std::collections::BTreeSet;
 use std::fmt;

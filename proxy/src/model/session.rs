@@ -1,4 +1,7 @@
-//! A session: one intercepted socket after identification. Immutable; identity is looked up anew per request.
+//! A session: one intercepted socket after identification.
+//!
+//! Immutable. Identity is not part of it: the agent's token may change or end while the socket lives, so it is looked up anew
+//! for every request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,28 +1,6 @@
 //! Case files: what a bundle is expected to decide, kept beside the policies and run by `chaperone policy test`.
 //!
-//! ```toml
-//! [defaults]                      # optional; every case may override each key
-//! agent = "reporter"
-//! resource = "orders-db"
-//! labels = { env = "prod" }
-//!
-//! [[case]]                        # may this operation run?
-//! name = "a filtered delete waits for a dba"
-//! effects = ["delete"]
-//! tables = ["public.orders"]
-//! filter = true
-//! expect = "hold"                 # allow, hold or deny
-//! by = ["bulk-writes-need-a-dba"] # optional: exactly these policies decide
-//! approvers = ["dba"]             # optional, for hold; also quorum and window
-//!
-//! [[case]]                        # may this column be read clear?
-//! name = "e-mails are masked"
-//! read = "public.customers.email" # its class is looked up; `class` overrides it
-//! expect = "mask"                 # clear or mask
-//! mask = "keep-last:4"            # optional
-//! ```
-//! Other keys: `groups`, `identified` (false for an agent without a token), `columns`, `functions`, `rows`, `step`,
-//! `hour` and `weekday` (1 for Monday), `exe`, `exe_sha256`, `unit`, `uid`, `cgroup`. Unknown keys are errors.
+//! Their form is described in `policies/README.md`. Unknown keys are errors, and a case that expects nothing is one too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

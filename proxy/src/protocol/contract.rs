@@ -33,7 +33,12 @@ impl fmt::Debug for Incoming {
 impl Incoming {
     /// Puts the pieces together.
     #[must_use]
-    pub fn new(stream: BoxedStream, door: Door, kill: watch::Receiver<Option<String>>, shutdown: Shutdown) -> Self {
+    pub fn new(
+        stream: BoxedStream,
+        door: Door,
+        kill: watch::Receiver<Option<String>>,
+        shutdown: Shutdown,
+    ) -> Self {
         Self { stream: Some(stream), door, kill, shutdown }
     }
 

@@ -1,4 +1,6 @@
 //! One connection's way through the rooms.
+//!
+//! Identify, find the resource, open the door, speak, close. INVARIANT: whoever fails a step is reset and recorded.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,7 +66,11 @@ impl Sessions {
             Err(error) => {
                 reset_on_close(&stream);
                 tracing::warn!(pid = origin.pid, %destination, %error, "connection refused: unknown process");
-                return self.gate.turned_away(&Turned { destination, known: None, reason: error.to_string() });
+                return self.gate.turned_away(&Turned {
+                    destination,
+                    known: None,
+                    reason: error.to_string(),
+                });
             }
         };
         match self.session(identified, destination) {
@@ -78,14 +84,11 @@ impl Sessions {
     }
 
     /// The session's fixed facts and who speaks its protocol.
-    fn session(
-        &self,
-        identified: Identified,
-        destination: SocketAddr,
-    ) -> Result<Admitted, Box<Turned>> {
+    fn session(&self, identified: Identified, destination: SocketAddr) -> Result<Admitted, Box<Turned>> {
         let Identified { agent, evidence } = identified;
-        let refuse =
-            |reason: &str, known| Box::new(Turned { destination, known: Some(known), reason: reason.to_owned() });
+        let refuse = |reason: &str, known| {
+            Box::new(Turned { destination, known: Some(known), reason: reason.to_owned() })
+        };
         let Some(resource) = self.targets.at(destination) else {
             return Err(refuse("no resource is registered at this address", (agent, evidence)));
         };
@@ -106,12 +109,7 @@ impl Sessions {
         Ok((Arc::new(session), protocol))
     }
 
-    async fn speak(
-        &self,
-        session: Arc<Session>,
-        protocol: Arc<dyn Serve>,
-        stream: TcpStream,
-    ) {
+    async fn speak(&self, session: Arc<Session>, protocol: Arc<dyn Serve>, stream: TcpStream) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set nodelay");
         }
@@ -119,7 +117,8 @@ impl Sessions {
         let (seat, killed) = self.registry.enter(&session);
         let (door, closing) = self.gate.door(Arc::clone(&session));
         let incoming = Incoming::new(Box::new(stream), door, killed, self.shutdown.clone());
-        let SessionEnd { why, bytes_in, bytes_out, fault } = protocol.serve(incoming).instrument(span.clone()).await;
+        let SessionEnd { why, bytes_in, bytes_out, fault } =
+            protocol.serve(incoming).instrument(span.clone()).await;
         span.in_scope(|| tracing::info!(%why, ?fault, bytes_in, bytes_out, "session ended"));
         closing.close(why, (bytes_in, bytes_out));
         drop(seat);

@@ -47,7 +47,8 @@ impl Targets {
             let lookup = tokio::net::lookup_host((host.clone(), port));
             match tokio::time::timeout(LOOKUP_TIME_MAX, lookup).await {
                 Ok(Ok(addresses)) => {
-                    let addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
+                    let addresses: Vec<IpAddr> =
+                        addresses.map(|address| address.ip().to_canonical()).collect();
                     self.names.write().insert((host, port), addresses);
                 }
                 Ok(Err(error)) => tracing::warn!(%host, %error, "name of a resource does not resolve"),
@@ -106,7 +107,8 @@ mod tests {
 
     #[test]
     fn an_address_of_two_resources_is_refused() {
-        let targets = Targets::new(vec![resource("a", &["10.0.0.0/8:5432"]), resource("b", &["10.1.0.0/16:5432"])]);
+        let targets =
+            Targets::new(vec![resource("a", &["10.0.0.0/8:5432"]), resource("b", &["10.1.0.0/16:5432"])]);
         assert_eq!(targets.at("10.2.0.1:5432".parse().unwrap()).unwrap().name, "a");
         assert!(targets.at("10.1.0.1:5432".parse().unwrap()).is_none());
         assert!(targets.at("10.2.0.1:5433".parse().unwrap()).is_none());

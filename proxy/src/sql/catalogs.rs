@@ -22,15 +22,34 @@ pub fn is_leaky_catalog(name: &RelationName) -> bool {
     }
 }
 
-const ANYWHERE: &[&str] = &["pg_stat_statements", "pg_stat_statements_info", "pg_stat_monitor", "pg_buffercache"];
+const ANYWHERE: &[&str] =
+    &["pg_stat_statements", "pg_stat_statements_info", "pg_stat_monitor", "pg_buffercache"];
 
 /// Sorted.
 const LEAKY: &[&str] = &[
-    "pg_authid", "pg_backend_memory_contexts", "pg_cursors", "pg_file_settings", "pg_hba_file_rules",
-    "pg_ident_file_mappings", "pg_largeobject", "pg_prepared_statements", "pg_prepared_xacts",
-    "pg_replication_origin_status", "pg_replication_slots", "pg_shadow", "pg_stat_activity",
-    "pg_stat_subscription", "pg_stat_wal_receiver", "pg_statistic", "pg_statistic_ext_data", "pg_stats",
-    "pg_stats_ext", "pg_stats_ext_exprs", "pg_subscription", "pg_user_mapping", "pg_user_mappings",
+    "pg_authid",
+    "pg_backend_memory_contexts",
+    "pg_cursors",
+    "pg_file_settings",
+    "pg_hba_file_rules",
+    "pg_ident_file_mappings",
+    "pg_largeobject",
+    "pg_prepared_statements",
+    "pg_prepared_xacts",
+    "pg_replication_origin_status",
+    "pg_replication_slots",
+    "pg_shadow",
+    "pg_stat_activity",
+    "pg_stat_subscription",
+    "pg_stat_wal_receiver",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_subscription",
+    "pg_user_mapping",
+    "pg_user_mappings",
 ];
 
 #[cfg(test)]
@@ -53,7 +72,8 @@ mod tests {
 
     #[test]
     fn catalogs_that_describe_do_not() {
-        for name in ["pg_class", "pg_attribute", "pg_settings", "pg_type", "pg_roles", "pg_stat_user_tables"] {
+        for name in ["pg_class", "pg_attribute", "pg_settings", "pg_type", "pg_roles", "pg_stat_user_tables"]
+        {
             assert!(!leaky(Some("pg_catalog"), name), "{name}");
         }
         assert!(!leaky(Some("public"), "pg_stats"));

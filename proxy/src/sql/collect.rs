@@ -45,6 +45,8 @@ pub(super) struct Collector {
     pub(super) trouble: Option<String>,
     /// Names that may denote whole rows.
     row_names: BTreeSet<String>,
+    /// A column that the surrounding select's condition holds to one constant.
+    pinned: Option<(String, String)>,
 }
 
 impl Collector {
@@ -77,7 +79,6 @@ impl Collector {
             Tree::Null | Tree::Bool(_) | Tree::Int(_) | Tree::Text(_) => {}
         }
     }
-
 
     fn children(&mut self, node: &Node, scope: &Scope) {
         self.children_but(node, &[], scope);
@@ -139,8 +140,10 @@ impl Collector {
             "LockingClause" => self.does(Effect::Update),
             "RangeTableSample" => {
                 let method = names::parts(node.get("method"));
-                if !matches!(method.as_slice(), ["bernoulli" | "system"] | ["pg_catalog", "bernoulli" | "system"])
-                {
+                if !matches!(
+                    method.as_slice(),
+                    ["bernoulli" | "system"] | ["pg_catalog", "bernoulli" | "system"]
+                ) {
                     self.runs_unseen_code();
                 }
                 self.children(node, scope);
@@ -221,11 +224,18 @@ impl Collector {
         let [name, value, _] = node.list("args") else {
             return self.unknown("set_config with unusual arguments");
         };
-        match (literal(name), literal(value)) {
-            (Some(name), Some(value)) if guc::may_set(name, &[Some(value)]) => self.does(Effect::Set),
+        let name = literal(name).map(str::to_owned).or_else(|| self.pinned_value(name));
+        match (name, literal(value)) {
+            (Some(name), Some(value)) if guc::may_set(&name, &[Some(value)]) => self.does(Effect::Set),
             (Some(name), _) => self.unknown(format!("set_config of `{name}`")),
             (None, _) => self.unknown("set_config of a computed setting"),
         }
+    }
+
+    /// `set_config(name, ..) FROM pg_settings WHERE name = 'x'`, as pg_dump writes it, sets `x` or nothing.
+    fn pinned_value(&self, expression: &Tree) -> Option<String> {
+        let column = lone_column(expression)?;
+        self.pinned.as_ref().filter(|(name, _)| name == column).map(|(_, value)| value.clone())
     }
 
     /// `(x).name`: a field of a row, or a call of any function `name` that takes one argument.
@@ -282,8 +292,11 @@ impl Collector {
         if node.node("into_clause").is_some() {
             self.does(Effect::Create);
         }
+        let outer = std::mem::replace(&mut self.pinned, pinned(node));
         self.outputs(node.list("target_list"), &scope);
+        self.pinned = None;
         self.children_but(node, &["with_clause", "target_list"], &scope);
+        self.pinned = outer;
     }
 
     /// Output expressions: their names are labels, not columns.
@@ -351,7 +364,8 @@ impl Collector {
             self.unfiltered = true;
         }
         for clause in node.list("merge_when_clauses").iter().filter_map(Tree::as_node) {
-            let command = i32::try_from(clause.int("command_type")).ok().and_then(|raw| CmdType::try_from(raw).ok());
+            let command =
+                i32::try_from(clause.int("command_type")).ok().and_then(|raw| CmdType::try_from(raw).ok());
             match command {
                 Some(CmdType::CmdUpdate) => self.does(Effect::Update),
                 Some(CmdType::CmdInsert) => self.does(Effect::Insert),
@@ -365,8 +379,7 @@ impl Collector {
 
     /// The facts, once everything was walked.
     pub(super) fn finish(mut self) -> Self {
-        self.operation.has_filter =
-            !self.unfiltered && !self.operation.effects.contains(&Effect::Unknown);
+        self.operation.has_filter = !self.unfiltered && !self.operation.effects.contains(&Effect::Unknown);
         self
     }
 }
@@ -374,6 +387,31 @@ impl Collector {
 /// A condition restricts something only if it looks at a column (or a cursor's row).
 fn is_filter(condition: &Tree) -> bool {
     condition.contains(&["ColumnRef", "CurrentOfExpr"])
+}
+
+/// The name of an unqualified column.
+fn lone_column(tree: &Tree) -> Option<&str> {
+    match tree.as_node().filter(|node| node.kind == "ColumnRef")?.list("fields") {
+        [only] => Some(only.as_text()),
+        _ => None,
+    }
+}
+
+/// The column that a select over one relation compares with one constant, and nothing else.
+fn pinned(select: &Node) -> Option<(String, String)> {
+    let ([source], Some(condition)) = (select.list("from_clause"), select.node("where_clause")) else {
+        return None;
+    };
+    let one_relation = source.as_node().is_some_and(|source| source.kind == "RangeVar");
+    let equals = condition.kind == "AExpr"
+        && condition.int("kind") == i64::from(pg_query::protobuf::AExprKind::AexprOp as i32)
+        && names::parts(condition.get("name")) == ["="];
+    let constant = condition.node("rexpr").is_some_and(|right| right.kind == "AConst");
+    if !(one_relation && equals && constant) {
+        return None;
+    }
+    let value = literal(condition.get("rexpr"))?;
+    Some((lone_column(condition.get("lexpr"))?.to_owned(), value.to_owned()))
 }
 
 /// Built-in functions whose result is a record: a field of it cannot be a call of somebody's function.

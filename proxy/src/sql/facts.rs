@@ -244,9 +244,7 @@ impl Outputs {
         match self {
             Self::None => ColumnReads::Nothing,
             Self::Unknown => ColumnReads::Unknown,
-            Self::Columns(columns) => {
-                columns.iter().cloned().fold(ColumnReads::Nothing, ColumnReads::join)
-            }
+            Self::Columns(columns) => columns.iter().cloned().fold(ColumnReads::Nothing, ColumnReads::join),
         }
     }
 }

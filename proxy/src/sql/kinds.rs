@@ -37,17 +37,44 @@ pub(super) fn meaning(kind: &str) -> Meaning {
 
 fn definition(kind: &str) -> Meaning {
     Meaning::Does(match kind {
-        "CreateStmt" | "CreateTableAsStmt" | "IndexStmt" | "CreateSeqStmt" | "CreateSchemaStmt"
-        | "RuleStmt" | "CreateDomainStmt" | "CreateEnumStmt" | "CreateRangeStmt" | "CompositeTypeStmt"
-        | "DefineStmt" | "CreateCastStmt" | "CreateConversionStmt" | "CreateStatsStmt"
-        | "CreateOpClassStmt" | "CreateOpFamilyStmt" | "CreatedbStmt" | "CreateTransformStmt"
+        "CreateStmt"
+        | "CreateTableAsStmt"
+        | "IndexStmt"
+        | "CreateSeqStmt"
+        | "CreateSchemaStmt"
+        | "RuleStmt"
+        | "CreateDomainStmt"
+        | "CreateEnumStmt"
+        | "CreateRangeStmt"
+        | "CompositeTypeStmt"
+        | "DefineStmt"
+        | "CreateCastStmt"
+        | "CreateConversionStmt"
+        | "CreateStatsStmt"
+        | "CreateOpClassStmt"
+        | "CreateOpFamilyStmt"
+        | "CreatedbStmt"
+        | "CreateTransformStmt"
         | "CreateAmStmt" => &[Effect::Create],
         "CreatePolicyStmt" => &[Effect::Create, Effect::Grant],
-        "AlterTableStmt" | "AlterSeqStmt" | "AlterDomainStmt" | "AlterEnumStmt" | "AlterTypeStmt"
-        | "AlterCollationStmt" | "AlterObjectDependsStmt" | "AlterOpFamilyStmt"
-        | "AlterOperatorStmt" | "AlterStatsStmt" | "AlterTsConfigurationStmt"
-        | "AlterTsDictionaryStmt" | "AlterDatabaseStmt" | "AlterDatabaseRefreshCollStmt"
-        | "AlterFunctionStmt" | "ClusterStmt" | "ReindexStmt" | "VacuumStmt" => &[Effect::Alter],
+        "AlterTableStmt"
+        | "AlterSeqStmt"
+        | "AlterDomainStmt"
+        | "AlterEnumStmt"
+        | "AlterTypeStmt"
+        | "AlterCollationStmt"
+        | "AlterObjectDependsStmt"
+        | "AlterOpFamilyStmt"
+        | "AlterOperatorStmt"
+        | "AlterStatsStmt"
+        | "AlterTsConfigurationStmt"
+        | "AlterTsDictionaryStmt"
+        | "AlterDatabaseStmt"
+        | "AlterDatabaseRefreshCollStmt"
+        | "AlterFunctionStmt"
+        | "ClusterStmt"
+        | "ReindexStmt"
+        | "VacuumStmt" => &[Effect::Alter],
         "AlterPolicyStmt" => &[Effect::Alter, Effect::Grant],
         "DropdbStmt" => &[Effect::Drop],
         "DropRoleStmt" => &[Effect::Drop, Effect::Grant],
@@ -66,42 +93,173 @@ fn definition(kind: &str) -> Meaning {
 
 /// Sorted. Expressions, clauses and pieces of definitions.
 const PARTS: &[&str] = &[
-    "AArrayExpr", "AConst", "AIndices", "AStar", "AccessPriv", "Alias", "AtAlterConstraint", "BitString",
-    "BoolExpr", "Boolean", "BooleanTest", "CaseExpr", "CaseWhen", "CoalesceExpr", "CollateClause", "ColumnDef",
-    "Constraint", "CreateOpClassItem", "CteCycleClause", "CteSearchClause", "CurrentOfExpr", "Float",
-    "FunctionParameter", "GroupingFunc", "GroupingSet", "InferClause", "Integer", "IntoClause", "JoinExpr",
-    "JsonAggConstructor", "JsonArgument", "JsonArrayAgg", "JsonArrayConstructor", "JsonArrayQueryConstructor",
-    "JsonBehavior", "JsonFormat", "JsonFuncExpr", "JsonIsPredicate", "JsonKeyValue", "JsonObjectAgg",
-    "JsonObjectConstructor", "JsonOutput", "JsonParseExpr", "JsonReturning", "JsonScalarExpr",
-    "JsonSerializeExpr", "JsonTable", "JsonTableColumn", "JsonTablePathSpec", "JsonValueExpr", "List",
-    "MergeSupportFunc", "MergeWhenClause", "MinMaxExpr", "MultiAssignRef", "NamedArgExpr", "NullTest",
-    "ObjectWithArgs", "OnConflictClause", "ParamRef", "PartitionBoundSpec", "PartitionCmd", "PartitionElem",
-    "PartitionRangeDatum", "PartitionSpec", "RangeFunction", "RangeSubselect", "RangeTableFunc",
-    "RangeTableFuncCol", "ReplicaIdentityStmt", "ReturnStmt", "ReturningOption", "RoleSpec", "RowExpr",
-    "SetToDefault", "SqlValueFunction", "StatsElem", "String", "TableLikeClause", "TriggerTransition",
-    "TypeCast", "VacuumRelation", "WindowDef", "XmlExpr", "XmlSerialize",
+    "AArrayExpr",
+    "AConst",
+    "AIndices",
+    "AStar",
+    "AccessPriv",
+    "Alias",
+    "AtAlterConstraint",
+    "BitString",
+    "BoolExpr",
+    "Boolean",
+    "BooleanTest",
+    "CaseExpr",
+    "CaseWhen",
+    "CoalesceExpr",
+    "CollateClause",
+    "ColumnDef",
+    "Constraint",
+    "CreateOpClassItem",
+    "CteCycleClause",
+    "CteSearchClause",
+    "CurrentOfExpr",
+    "Float",
+    "FunctionParameter",
+    "GroupingFunc",
+    "GroupingSet",
+    "InferClause",
+    "Integer",
+    "IntoClause",
+    "JoinExpr",
+    "JsonAggConstructor",
+    "JsonArgument",
+    "JsonArrayAgg",
+    "JsonArrayConstructor",
+    "JsonArrayQueryConstructor",
+    "JsonBehavior",
+    "JsonFormat",
+    "JsonFuncExpr",
+    "JsonIsPredicate",
+    "JsonKeyValue",
+    "JsonObjectAgg",
+    "JsonObjectConstructor",
+    "JsonOutput",
+    "JsonParseExpr",
+    "JsonReturning",
+    "JsonScalarExpr",
+    "JsonSerializeExpr",
+    "JsonTable",
+    "JsonTableColumn",
+    "JsonTablePathSpec",
+    "JsonValueExpr",
+    "List",
+    "MergeSupportFunc",
+    "MergeWhenClause",
+    "MinMaxExpr",
+    "MultiAssignRef",
+    "NamedArgExpr",
+    "NullTest",
+    "ObjectWithArgs",
+    "OnConflictClause",
+    "ParamRef",
+    "PartitionBoundSpec",
+    "PartitionCmd",
+    "PartitionElem",
+    "PartitionRangeDatum",
+    "PartitionSpec",
+    "RangeFunction",
+    "RangeSubselect",
+    "RangeTableFunc",
+    "RangeTableFuncCol",
+    "ReplicaIdentityStmt",
+    "ReturnStmt",
+    "ReturningOption",
+    "RoleSpec",
+    "RowExpr",
+    "SetToDefault",
+    "SqlValueFunction",
+    "StatsElem",
+    "String",
+    "TableLikeClause",
+    "TriggerTransition",
+    "TypeCast",
+    "VacuumRelation",
+    "WindowDef",
+    "XmlExpr",
+    "XmlSerialize",
 ];
 
 /// Sorted. Read field by field in `collect.rs`.
 const SPECIAL: &[&str] = &[
-    "AExpr", "AIndirection", "AlterObjectSchemaStmt", "AlterOwnerStmt", "AlterTableCmd", "CallStmt", "ColumnRef",
-    "CommentStmt", "CommonTableExpr", "CopyStmt", "CreateExtensionStmt", "CreateFunctionStmt", "CreateTrigStmt",
-    "DeclareCursorStmt", "DefElem", "DeleteStmt", "DropStmt", "ExecuteStmt", "ExplainStmt", "FuncCall",
-    "GrantStmt", "IndexElem", "InsertStmt", "LockStmt", "LockingClause", "MergeStmt", "PrepareStmt",
-    "RangeTableSample", "RangeVar", "RefreshMatViewStmt", "RenameStmt", "ResTarget", "ReturningClause",
-    "SelectStmt", "SortBy", "SubLink", "TransactionStmt", "TruncateStmt", "TypeName", "UpdateStmt",
-    "VariableSetStmt", "ViewStmt", "WithClause",
+    "AExpr",
+    "AIndirection",
+    "AlterObjectSchemaStmt",
+    "AlterOwnerStmt",
+    "AlterTableCmd",
+    "CallStmt",
+    "ColumnRef",
+    "CommentStmt",
+    "CommonTableExpr",
+    "CopyStmt",
+    "CreateExtensionStmt",
+    "CreateFunctionStmt",
+    "CreateTrigStmt",
+    "DeclareCursorStmt",
+    "DefElem",
+    "DeleteStmt",
+    "DropStmt",
+    "ExecuteStmt",
+    "ExplainStmt",
+    "FuncCall",
+    "GrantStmt",
+    "IndexElem",
+    "InsertStmt",
+    "LockStmt",
+    "LockingClause",
+    "MergeStmt",
+    "PrepareStmt",
+    "RangeTableSample",
+    "RangeVar",
+    "RefreshMatViewStmt",
+    "RenameStmt",
+    "ResTarget",
+    "ReturningClause",
+    "SelectStmt",
+    "SortBy",
+    "SubLink",
+    "TransactionStmt",
+    "TruncateStmt",
+    "TypeName",
+    "UpdateStmt",
+    "VariableSetStmt",
+    "ViewStmt",
+    "WithClause",
 ];
 
 /// Sorted. Known, and known to reach further than their text says.
 const OPAQUE: &[&str] = &[
-    "AlterDatabaseSetStmt", "AlterEventTrigStmt", "AlterExtensionContentsStmt", "AlterExtensionStmt",
-    "AlterFdwStmt", "AlterForeignServerStmt", "AlterPublicationStmt", "AlterRoleSetStmt", "AlterSubscriptionStmt",
-    "AlterSystemStmt", "AlterTableMoveAllStmt", "AlterTableSpaceOptionsStmt", "AlterUserMappingStmt",
-    "CheckPointStmt", "CreateEventTrigStmt", "CreateFdwStmt", "CreateForeignServerStmt",
-    "CreateForeignTableStmt", "CreatePLangStmt", "CreatePublicationStmt", "CreateSubscriptionStmt",
-    "CreateTableSpaceStmt", "CreateUserMappingStmt", "DoStmt", "DropOwnedStmt", "DropSubscriptionStmt",
-    "DropTableSpaceStmt", "DropUserMappingStmt", "ImportForeignSchemaStmt", "LoadStmt", "ReassignOwnedStmt",
+    "AlterDatabaseSetStmt",
+    "AlterEventTrigStmt",
+    "AlterExtensionContentsStmt",
+    "AlterExtensionStmt",
+    "AlterFdwStmt",
+    "AlterForeignServerStmt",
+    "AlterPublicationStmt",
+    "AlterRoleSetStmt",
+    "AlterSubscriptionStmt",
+    "AlterSystemStmt",
+    "AlterTableMoveAllStmt",
+    "AlterTableSpaceOptionsStmt",
+    "AlterUserMappingStmt",
+    "CheckPointStmt",
+    "CreateEventTrigStmt",
+    "CreateFdwStmt",
+    "CreateForeignServerStmt",
+    "CreateForeignTableStmt",
+    "CreatePLangStmt",
+    "CreatePublicationStmt",
+    "CreateSubscriptionStmt",
+    "CreateTableSpaceStmt",
+    "CreateUserMappingStmt",
+    "DoStmt",
+    "DropOwnedStmt",
+    "DropSubscriptionStmt",
+    "DropTableSpaceStmt",
+    "DropUserMappingStmt",
+    "ImportForeignSchemaStmt",
+    "LoadStmt",
+    "ReassignOwnedStmt",
     "SecLabelStmt",
 ];
 

@@ -19,10 +19,7 @@ pub(super) fn parts(list: &Tree) -> Vec<&str> {
 /// The relation a qualified name means: the last part, and the schema before it.
 pub(super) fn relation(parts: &[&str]) -> Option<RelationName> {
     let (name, before) = parts.split_last()?;
-    Some(RelationName {
-        schema: before.last().map(|schema| (*schema).to_owned()),
-        name: (*name).to_owned(),
-    })
+    Some(RelationName { schema: before.last().map(|schema| (*schema).to_owned()), name: (*name).to_owned() })
 }
 
 /// The relation of a `RangeVar`.
@@ -68,7 +65,8 @@ pub(super) struct Objects {
 
 /// Reads one entry of an object list of the given object type.
 pub(super) fn object(object_type: i64, entry: &Tree, into: &mut Objects) {
-    let Some(object_type) = i32::try_from(object_type).ok().and_then(|raw| ObjectType::try_from(raw).ok()) else {
+    let Some(object_type) = i32::try_from(object_type).ok().and_then(|raw| ObjectType::try_from(raw).ok())
+    else {
         return;
     };
     let parts = parts(entry);

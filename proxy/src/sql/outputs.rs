@@ -129,9 +129,7 @@ impl<'t> Reader<'t> {
     }
 
     fn all(&self, values: &[Tree], windows: &Tree) -> ColumnReads {
-        values
-            .iter()
-            .fold(ColumnReads::Nothing, |reads, value| reads.join(self.reads(value, windows)))
+        values.iter().fold(ColumnReads::Nothing, |reads, value| reads.join(self.reads(value, windows)))
     }
 
     /// What an expression can depend on. `windows` are the query's named windows.
@@ -182,9 +180,11 @@ impl<'t> Reader<'t> {
     }
 
     fn window_reads(&self, windows: &Tree) -> ColumnReads {
-        windows.as_list().iter().filter_map(Tree::as_node).fold(ColumnReads::Nothing, |reads, window| {
-            reads.join(self.children(window, &Tree::Null))
-        })
+        windows
+            .as_list()
+            .iter()
+            .filter_map(Tree::as_node)
+            .fold(ColumnReads::Nothing, |reads, window| reads.join(self.children(window, &Tree::Null)))
     }
 
     fn children(&self, node: &Node, windows: &Tree) -> ColumnReads {
@@ -198,7 +198,9 @@ impl<'t> Reader<'t> {
             [only] if self.row_names.contains(only.as_text()) => ColumnReads::Unknown,
             [.., last] => match last.as_text() {
                 "" => ColumnReads::Unknown,
-                name if node.list("fields").len() > 1 && functions::may_take_row(name) => ColumnReads::Unknown,
+                name if node.list("fields").len() > 1 && functions::may_take_row(name) => {
+                    ColumnReads::Unknown
+                }
                 name => ColumnReads::column(name),
             },
             [] => ColumnReads::Unknown,

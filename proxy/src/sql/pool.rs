@@ -190,7 +190,8 @@ impl Worker {
     }
 
     async fn exchange(&mut self, sql: &str) -> Result<Analysis, SqlError> {
-        let length = u32::try_from(sql.len()).map_err(|error| SqlError::Lost(std::io::Error::other(error)))?;
+        let length =
+            u32::try_from(sql.len()).map_err(|error| SqlError::Lost(std::io::Error::other(error)))?;
         self.input.write_all(&length.to_le_bytes()).await.map_err(SqlError::Lost)?;
         self.input.write_all(sql.as_bytes()).await.map_err(SqlError::Lost)?;
         self.input.flush().await.map_err(SqlError::Lost)?;

@@ -64,8 +64,7 @@ fn is_asked(text: &str, tree: &Tree) -> bool {
         return false;
     }
     let bytes = text.as_bytes();
-    let unicode_escape =
-        bytes.windows(3).any(|three| matches!(three, [b'u' | b'U', b'&', b'\'' | b'"']));
+    let unicode_escape = bytes.windows(3).any(|three| matches!(three, [b'u' | b'U', b'&', b'\'' | b'"']));
     !unicode_escape && !names_only(tree)
 }
 

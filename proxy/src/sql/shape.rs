@@ -156,6 +156,8 @@ impl<F: FnMut(Literal)> Lexer<'_, F> {
             }
             (b'b' | b'B', b'\'') => return self.bits(start, LiteralKind::Bits),
             (b'x' | b'X', b'\'') => return self.bits(start, LiteralKind::Hex),
+            // Two dots belong to loops of PL/pgSQL and lex as one token, even before a digit.
+            (b'.', b'.') => return None,
             (b'u' | b'U', b'&') if matches!(self.peek(2), b'\'' | b'"') => return None,
             (b'"', _) => {
                 self.identifier_quoted()?;
@@ -313,7 +315,7 @@ impl<F: FnMut(Literal)> Lexer<'_, F> {
         let count = self.digits();
         let mut whole = count > 0;
         if self.peek(0) == b'.' {
-            // `1..2` belongs to loops of PL/pgSQL and lexes as three tokens.
+            // `1..2` lexes as three tokens.
             if self.peek(1) == b'.' {
                 return None;
             }

@@ -87,7 +87,9 @@ fn shape_of(node: &Node, row_names: &BTreeSet<String>) -> ShapeOf {
             outputs: Outputs::None,
             writes_from: Some(reader.outputs(node).reads()),
         },
-        "SelectStmt" => ShapeOf { kind: StatementKind::Query, outputs: reader.outputs(node), writes_from: None },
+        "SelectStmt" => {
+            ShapeOf { kind: StatementKind::Query, outputs: reader.outputs(node), writes_from: None }
+        }
         "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => ShapeOf {
             kind: StatementKind::Modify,
             outputs: reader.outputs(node),
@@ -171,9 +173,9 @@ fn definition(node: &Node, reader: &Reader<'_>) -> ShapeOf {
         super::kinds::Meaning::Opaque if matches!(node.kind, "DoStmt" | "LoadStmt" | "CheckPointStmt") => {
             StatementKind::Other
         }
-        super::kinds::Meaning::Special
-        | super::kinds::Meaning::Does(_)
-        | super::kinds::Meaning::Opaque => StatementKind::Ddl,
+        super::kinds::Meaning::Special | super::kinds::Meaning::Does(_) | super::kinds::Meaning::Opaque => {
+            StatementKind::Ddl
+        }
     };
     let outputs = if kind == StatementKind::Other { Outputs::Unknown } else { Outputs::None };
     // Expressions in definitions (defaults, checks, USING) may copy what they read.
@@ -248,7 +250,9 @@ fn transaction(node: &Node) -> StatementKind {
     let chain = node.flag("chain");
     let kind = i32::try_from(node.int("kind")).ok().and_then(|raw| TransactionStmtKind::try_from(raw).ok());
     match kind {
-        Some(TransactionStmtKind::TransStmtBegin | TransactionStmtKind::TransStmtStart) => StatementKind::Begin,
+        Some(TransactionStmtKind::TransStmtBegin | TransactionStmtKind::TransStmtStart) => {
+            StatementKind::Begin
+        }
         Some(TransactionStmtKind::TransStmtCommit) => StatementKind::Commit { chain },
         Some(TransactionStmtKind::TransStmtRollback) => StatementKind::Rollback { chain },
         Some(TransactionStmtKind::TransStmtSavepoint) => StatementKind::Savepoint { name: name() },

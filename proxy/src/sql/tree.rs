@@ -308,12 +308,7 @@ impl ser::Serializer for Grower {
         Ok(Tree::Node(Node { kind: name, fields: Vec::new() }))
     }
 
-    fn serialize_unit_variant(
-        self,
-        name: &'static str,
-        _: u32,
-        _: &'static str,
-    ) -> Result<Tree, TreeError> {
+    fn serialize_unit_variant(self, name: &'static str, _: u32, _: &'static str) -> Result<Tree, TreeError> {
         Self::unexpected(name)
     }
 

@@ -124,7 +124,8 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_clock_gettime,
         libc::SYS_sched_yield,
     ];
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = free.into_iter().map(|call| (call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        free.into_iter().map(|call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_read, vec![descriptor_is(0)?]);
     rules.insert(libc::SYS_write, vec![descriptor_is(1)?]);
     rules.insert(libc::SYS_mmap, vec![not_executable()?]);

@@ -13,7 +13,7 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
         "cargo-deny",
         "0.20.2",
         "checks licences, sources and duplicates of dependencies",
-        "about 6 minutes on two cores",
+        "6 to 10 minutes on two cores",
     ),
     ("cargo-fuzz", "0.13.2", "drives the fuzz targets", "about 1 minute on two cores"),
 ];

@@ -73,7 +73,12 @@ impl Cancels {
     /// Hands a cancel to its session and waits until it was dealt with. Says nothing about whether the key was good: the
     /// protocol has no answer, and an agent must not learn one.
     pub(crate) async fn call(&self, agent: &AgentName, key: &CancelKey) {
-        let calls = self.0.lock().get(&key.pid).filter(|entry| entry.fits(agent, key)).map(|entry| entry.calls.clone());
+        let calls = self
+            .0
+            .lock()
+            .get(&key.pid)
+            .filter(|entry| entry.fits(agent, key))
+            .map(|entry| entry.calls.clone());
         let Some(calls) = calls else { return };
         let (done, dealt_with) = oneshot::channel();
         if calls.try_send(done).is_ok() {

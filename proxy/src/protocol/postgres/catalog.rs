@@ -14,7 +14,7 @@ pub(crate) type Row = Vec<Option<String>>;
 pub(crate) const RELATIONS_MAX: usize = 200_000;
 
 /// The queries, in the order [`Catalog::read`] takes their results.
-pub(crate) const QUERIES: [&str; 5] = [
+pub(crate) const QUERIES: [&str; 6] = [
     "SELECT c.oid, n.nspname, c.relname FROM pg_catalog.pg_class c \
      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
      WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r','v','m','f','p','S']::pg_catalog.\"char\"[])",
@@ -33,6 +33,11 @@ pub(crate) const QUERIES: [&str; 5] = [
      ON d.objid OPERATOR(pg_catalog.=) ad.oid WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass \
      AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
      AND d.refobjid OPERATOR(pg_catalog.=) ad.adrelid AND d.refobjsubid OPERATOR(pg_catalog.>) 0",
+    // Functions of users, for they may hide behind a built-in name with other argument types. Extensions are the operator's.
+    "SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+     WHERE n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog','information_schema']::pg_catalog.name[]) \
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass \
+     AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\")",
 ];
 
 /// Why a catalog could not be read.
@@ -67,6 +72,7 @@ pub(crate) struct Catalog {
     views: HashMap<u32, Vec<u32>>,
     attributes: HashMap<u32, Vec<(i16, String)>>,
     generated: HashMap<u32, Vec<(i16, i16)>>,
+    functions: HashSet<String>,
 }
 
 impl Catalog {
@@ -74,8 +80,8 @@ impl Catalog {
     ///
     /// # Errors
     /// When a row has another form than its query returns.
-    pub(crate) fn read(results: [Vec<Row>; 5]) -> Result<Self, CatalogError> {
-        let [relations, inherits, views, attributes, generated] = results;
+    pub(crate) fn read(results: [Vec<Row>; 6]) -> Result<Self, CatalogError> {
+        let [relations, inherits, views, attributes, generated, functions] = results;
         if relations.len() > RELATIONS_MAX {
             return Err(CatalogError::TooLarge);
         }
@@ -101,7 +107,17 @@ impl Catalog {
         }
         for row in generated {
             let (oid, attribute, source) = triple(4, &row)?;
-            catalog.generated.entry(number(4, oid)?).or_default().push((number(4, attribute)?, number(4, source)?));
+            catalog
+                .generated
+                .entry(number(4, oid)?)
+                .or_default()
+                .push((number(4, attribute)?, number(4, source)?));
+        }
+        for row in functions {
+            match row.as_slice() {
+                [Some(name)] => catalog.functions.insert(name.clone()),
+                _ => return Err(CatalogError::Row { query: 5 }),
+            };
         }
         Ok(catalog)
     }
@@ -127,7 +143,9 @@ impl Catalog {
     pub(crate) fn named<'a>(&'a self, schema: Option<&'a str>, name: &str) -> impl Iterator<Item = u32> + 'a {
         let all = self.by_name.get(name).map_or(&[] as &[u32], Vec::as_slice);
         all.iter().copied().filter(move |oid| {
-            schema.is_none_or(|schema| self.relations.get(oid).is_some_and(|relation| relation.schema == schema))
+            schema.is_none_or(|schema| {
+                self.relations.get(oid).is_some_and(|relation| relation.schema == schema)
+            })
         })
     }
 
@@ -151,7 +169,18 @@ impl Catalog {
     /// Name of a column.
     #[must_use]
     pub(crate) fn attribute_name(&self, oid: u32, attribute: i16) -> Option<&str> {
-        self.attributes.get(&oid)?.iter().find(|(number, _)| *number == attribute).map(|(_, name)| name.as_str())
+        self.attributes
+            .get(&oid)?
+            .iter()
+            .find(|(number, _)| *number == attribute)
+            .map(|(_, name)| name.as_str())
+    }
+
+    /// Whether a call written like this may run a function of a user's, whatever built-in function has the same name.
+    #[must_use]
+    pub(crate) fn may_be_users(&self, written: &str) -> bool {
+        let name = written.rsplit('.').next().unwrap_or(written);
+        !written.starts_with("pg_catalog.") && self.functions.contains(name)
     }
 
     /// Generated and defaulted columns of a relation with the columns they are computed from.
@@ -199,15 +228,22 @@ pub(super) mod tests {
 
     #[test]
     fn a_row_of_another_form_refuses_the_snapshot() {
-        let broken = [rows(&[&["x", "public", "t"]]), vec![], vec![], vec![], vec![]];
+        let broken = [rows(&[&["x", "public", "t"]]), vec![], vec![], vec![], vec![], vec![]];
         assert_eq!(Catalog::read(broken), Err(CatalogError::Row { query: 0 }));
-        let short = [rows(&[&["1", "public"]]), vec![], vec![], vec![], vec![]];
+        let short = [rows(&[&["1", "public"]]), vec![], vec![], vec![], vec![], vec![]];
         assert_eq!(Catalog::read(short), Err(CatalogError::Row { query: 0 }));
     }
 
     #[test]
     fn a_family_follows_inheritance_even_in_a_circle() {
-        let catalog = Catalog::read([vec![], rows(&[&["2", "1"], &["3", "2"], &["1", "3"]]), vec![], vec![], vec![]]);
+        let catalog = Catalog::read([
+            vec![],
+            rows(&[&["2", "1"], &["3", "2"], &["1", "3"]]),
+            vec![],
+            vec![],
+            vec![],
+            vec![],
+        ]);
         let mut family = catalog.unwrap().family(1);
         family.sort_unstable();
         assert_eq!(family, [1, 2, 3]);

@@ -117,19 +117,29 @@ impl MaskTable {
         self.whole.contains(&oid) || self.names.contains_key(&oid)
     }
 
+    /// Whether a relation it names has masked columns.
+    #[must_use]
+    pub(crate) fn names_sensitive(&self, catalog: &Catalog, operation: &Operation) -> bool {
+        let mut names = operation.relations.iter();
+        names.any(|name| catalog.named(name.schema.as_deref(), &name.name).any(|oid| self.is_sensitive(oid)))
+    }
+
     /// What a statement with this operation can show.
     #[must_use]
     pub(crate) fn exposure(&self, catalog: &Catalog, operation: &Operation, opaque: bool) -> Exposure {
         if self.is_empty() {
             return Exposure::default();
         }
-        let mut exposure = Exposure { touches: opaque, opaque, everything: opaque, relations: Vec::new(), unknown: false };
+        let opaque = opaque || operation.functions.iter().any(|written| catalog.may_be_users(written));
+        let mut exposure =
+            Exposure { touches: opaque, opaque, everything: opaque, relations: Vec::new(), unknown: false };
         for relation in &operation.relations {
             let before = exposure.relations.len();
             exposure.relations.extend(catalog.named(relation.schema.as_deref(), &relation.name));
             let found = exposure.relations.get(before..).unwrap_or_default();
             let whole = found.iter().any(|oid| self.whole.contains(oid));
-            exposure.touches |= whole || found.is_empty() || found.iter().any(|oid| self.names.contains_key(oid));
+            exposure.touches |=
+                whole || found.is_empty() || found.iter().any(|oid| self.names.contains_key(oid));
             exposure.everything |= whole || found.is_empty();
             exposure.unknown |= found.is_empty();
         }
@@ -152,14 +162,22 @@ impl MaskTable {
         };
         match reads {
             ColumnReads::Nothing => !exposure.opaque,
-            ColumnReads::Columns(columns) => !exposure.touches || (!exposure.everything && columns.iter().all(plain)),
+            ColumnReads::Columns(columns) => {
+                !exposure.touches || (!exposure.everything && columns.iter().all(plain))
+            }
             ColumnReads::Unknown => !exposure.touches,
         }
     }
 
     /// The plan for one result.
     #[must_use]
-    pub(crate) fn plan(&self, catalog: &Catalog, columns: &[Column], exposure: &Exposure, outputs: &Outputs) -> Plan {
+    pub(crate) fn plan(
+        &self,
+        catalog: &Catalog,
+        columns: &[Column],
+        exposure: &Exposure,
+        outputs: &Outputs,
+    ) -> Plan {
         let reads = match outputs {
             Outputs::Columns(reads) if reads.len() == columns.len() => Some(reads),
             Outputs::Columns(_) | Outputs::Unknown | Outputs::None => None,
@@ -186,8 +204,14 @@ impl MaskTable {
     }
 
     /// A column whose origin the server does not name: masked unless the tree proves it harmless.
-    fn unnamed(&self, catalog: &Catalog, exposure: &Exposure, reads: Option<&ColumnReads>) -> Option<MaskStrategy> {
-        let harmless = !exposure.touches || reads.is_some_and(|reads| self.is_harmless(catalog, exposure, reads));
+    fn unnamed(
+        &self,
+        catalog: &Catalog,
+        exposure: &Exposure,
+        reads: Option<&ColumnReads>,
+    ) -> Option<MaskStrategy> {
+        let harmless =
+            !exposure.touches || reads.is_some_and(|reads| self.is_harmless(catalog, exposure, reads));
         (!harmless).then_some(MaskStrategy::Redact)
     }
 }
@@ -207,10 +231,22 @@ pub(crate) struct Exposure {
 }
 
 impl Exposure {
+    /// Whether it runs code nobody can see into.
+    #[must_use]
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
     /// The exposure of something nobody can see into.
     #[must_use]
     pub(crate) fn total() -> Self {
         Self { touches: true, unknown: false, everything: true, opaque: true, relations: Vec::new() }
+    }
+
+    /// The exposure of a statement while names may mean something else than the catalog snapshot says.
+    #[must_use]
+    pub(crate) fn doubtful(opaque: bool) -> Self {
+        Self { touches: true, unknown: true, everything: true, opaque, relations: Vec::new() }
     }
 
     /// Both together.
@@ -267,11 +303,12 @@ mod tests {
             &["11", "1", "id"],
         ]);
         let generated = rows(&[&["10", "3", "2"]]);
-        Catalog::read([relations, inherits, views, attributes, generated]).unwrap()
+        Catalog::read([relations, inherits, views, attributes, generated, rows(&[&["lower"]])]).unwrap()
     }
 
     fn email() -> Vec<(ColumnName, String)> {
-        let column = ColumnName { schema: "public".into(), table: "customers".into(), column: "email".into() };
+        let column =
+            ColumnName { schema: "public".into(), table: "customers".into(), column: "email".into() };
         vec![(column, "pii.email".into())]
     }
 
@@ -282,7 +319,10 @@ mod tests {
     fn touching(names: &[(Option<&str>, &str)]) -> Exposure {
         let relations = names
             .iter()
-            .map(|(schema, name)| RelationName { schema: schema.map(str::to_owned), name: (*name).to_owned() })
+            .map(|(schema, name)| RelationName {
+                schema: schema.map(str::to_owned),
+                name: (*name).to_owned(),
+            })
             .collect();
         table().exposure(&catalog(), &Operation { relations, ..Operation::default() }, false)
     }
@@ -319,7 +359,10 @@ mod tests {
         assert!(masked(text(0, 0), &exposure, &of(ColumnReads::Unknown)));
         assert!(masked(text(0, 0), &exposure, &of(columns("email"))));
         assert!(!masked(text(0, 0), &exposure, &of(columns("id"))));
-        assert!(masked(text(0, 0), &exposure, &of(columns("no_column_at_all"))), "it may be a function of the row");
+        assert!(
+            masked(text(0, 0), &exposure, &of(columns("no_column_at_all"))),
+            "it may be a function of the row"
+        );
         assert!(!masked(text(0, 0), &exposure, &of(ColumnReads::Nothing)));
         let two = Outputs::Columns(vec![ColumnReads::Nothing, ColumnReads::Nothing]);
         assert!(masked(text(0, 0), &exposure, &two), "a count that does not fit proves nothing");
@@ -336,8 +379,22 @@ mod tests {
     fn relations_without_masked_columns_are_left_alone() {
         let exposure = touching(&[(None, "orders")]);
         assert!(!exposure.touches && !exposure.unknown && !masked(text(11, 1), &exposure, &Outputs::Unknown));
-        assert!(!masked(text(0, 0), &exposure, &Outputs::Unknown), "an expression over it cannot show a masked column");
+        assert!(
+            !masked(text(0, 0), &exposure, &Outputs::Unknown),
+            "an expression over it cannot show a masked column"
+        );
         assert!(!touching(&[(Some("other"), "orders")]).touches);
+    }
+
+    #[test]
+    fn a_users_function_under_a_built_in_name_is_opaque() {
+        let calling = |name: &str| {
+            let operation =
+                Operation { functions: BTreeSet::from([name.to_owned()]), ..Operation::default() };
+            table().exposure(&catalog(), &operation, false).touches
+        };
+        assert!(calling("lower") && calling("public.lower"));
+        assert!(!calling("pg_catalog.lower") && !calling("upper"));
     }
 
     #[test]

@@ -88,7 +88,11 @@ impl std::fmt::Debug for Client {
 ///
 /// # Errors
 /// See [`GreetingError`].
-pub(crate) async fn open(stream: BoxedStream, authority: &Authority, names: &LeafNames) -> Result<Greeted, GreetingError> {
+pub(crate) async fn open(
+    stream: BoxedStream,
+    authority: &Authority,
+    names: &LeafNames,
+) -> Result<Greeted, GreetingError> {
     let mut client = Client { stream, buffer: BytesMut::new(), tls: false, binding: None };
     for _ in 0..ROUNDS_MAX {
         match client.opening().await? {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::catalog::{Catalog, CatalogError, QUERIES, Row};
@@ -155,7 +157,8 @@ fn refused(frame: &[u8]) -> LoginError {
 /// The kind of an authentication request and its data.
 fn authentication(frame: &[u8]) -> Result<(u32, &[u8]), LoginError> {
     let body = frame.get(5..).unwrap_or_default();
-    let (kind, rest) = body.split_first_chunk::<4>().ok_or(LoginError::Order("an authentication request cut short"))?;
+    let (kind, rest) =
+        body.split_first_chunk::<4>().ok_or(LoginError::Order("an authentication request cut short"))?;
     Ok((u32::from_be_bytes(*kind), rest))
 }
 
@@ -189,7 +192,9 @@ async fn scram(
     let mechanisms: Vec<&[u8]> = offered.split(|byte| *byte == 0).collect();
     let has = |name: &str| mechanisms.contains(&name.as_bytes());
     let (mechanism, binding) = match binding {
-        Some(hash) if has(SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash)),
+        Some(hash) if has(SCRAM_SHA_256_PLUS) => {
+            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash))
+        }
         Some(_) if has(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         None if has(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         Some(_) | None => return Err(LoginError::Method(10)),
@@ -280,13 +285,14 @@ impl Frames<'_> {
 pub(crate) async fn catalog(stream: &mut BoxedStream) -> Result<Catalog, LoginError> {
     let read = async {
         let mut frames = Frames { stream, buffer: BytesMut::new() };
-        let [relations, inherits, views, attributes, generated] = QUERIES;
+        let [relations, inherits, views, attributes, generated, functions] = QUERIES;
         let results = [
             frames.rows(relations).await?,
             frames.rows(inherits).await?,
             frames.rows(views).await?,
             frames.rows(attributes).await?,
             frames.rows(generated).await?,
+            frames.rows(functions).await?,
         ];
         frames.stream.write_all(b"X\0\0\0\x04").await?;
         Ok(Catalog::read(results)?)

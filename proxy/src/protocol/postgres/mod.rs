@@ -64,7 +64,11 @@ impl Postgres {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(analyzer: Analyzer, authority: Arc<Authority>, clock: Clock) -> Result<Self, getrandom::Error> {
+    pub fn new(
+        analyzer: Analyzer,
+        authority: Arc<Authority>,
+        clock: Clock,
+    ) -> Result<Self, getrandom::Error> {
         let mut daemon_key = [0_u8; 32];
         getrandom::fill(&mut daemon_key)?;
         let snapshots = Snapshots::new(clock.clone());
@@ -79,7 +83,8 @@ impl Postgres {
         };
         let certificates = Certificates { authority: Arc::clone(&self.authority), names };
         let stream = incoming.take_stream();
-        let opened = greeting::within(greeting::open(stream, &certificates.authority, &certificates.names)).await;
+        let opened =
+            greeting::within(greeting::open(stream, &certificates.authority, &certificates.names)).await;
         match opened {
             Ok(Greeted::Start(client, startup)) => Box::pin(self.start(incoming, client, startup)).await,
             Ok(Greeted::Cancel(key, stream)) => {
@@ -92,10 +97,17 @@ impl Postgres {
         }
     }
 
-    async fn start(&self, mut incoming: Incoming, mut client: greeting::Client, startup: Startup) -> SessionEnd {
+    async fn start(
+        &self,
+        mut incoming: Incoming,
+        mut client: greeting::Client,
+        startup: Startup,
+    ) -> SessionEnd {
         let door = &mut incoming.door;
         let session = Arc::clone(door.session());
-        if let Err(refusal) = door.greet().and_then(|principal| door.open(&principal, Protocol::Postgres, client.tls)) {
+        if let Err(refusal) =
+            door.greet().and_then(|principal| door.open(&principal, Protocol::Postgres, client.tls))
+        {
             return turn_away(&mut client, &notices::fatal(&refusal)).await;
         }
         let wishes = match Wishes::read(&startup, &session.resource.credential.user) {
@@ -173,7 +185,9 @@ fn leaf_names(session: &Session) -> Result<LeafNames, TlsError> {
         AddressPattern::Name { host, .. } => Some(host.as_str()),
         AddressPattern::Network { .. } => None,
     });
-    let names = registered.chain(session.resource.tls.server_name.as_deref()).filter(|name| name.parse::<IpAddr>().is_err());
+    let names = registered
+        .chain(session.resource.tls.server_name.as_deref())
+        .filter(|name| name.parse::<IpAddr>().is_err());
     LeafNames::new(names, [session.destination.ip()])
 }
 

@@ -60,8 +60,10 @@ pub(super) fn parameter(error: &ParameterError) -> Notice {
 
 /// The placeholder was not proven.
 pub(super) fn placeholder() -> Notice {
-    let mut notice = plain(Severity::Fatal, "28P01", "chaperone: the placeholder password was not accepted".to_owned());
-    notice.hint = Some(format!("agents hold no credential; use the password `{}`", super::scram::PLACEHOLDER_PASSWORD));
+    let mut notice =
+        plain(Severity::Fatal, "28P01", "chaperone: the placeholder password was not accepted".to_owned());
+    notice.hint =
+        Some(format!("agents hold no credential; use the password `{}`", super::scram::PLACEHOLDER_PASSWORD));
     notice
 }
 

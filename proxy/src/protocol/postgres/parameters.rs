@@ -73,7 +73,8 @@ impl Wishes {
         // Libpq's rule: an empty database means the user's name. It is made explicit here, so that what is opened is what is
         // recorded and never the server's own default for the account behind it.
         if wishes.database.is_empty() {
-            wishes.database = if wishes.user.is_empty() { backend_user.to_owned() } else { wishes.user.clone() };
+            wishes.database =
+                if wishes.user.is_empty() { backend_user.to_owned() } else { wishes.user.clone() };
         }
         wishes.settings.push(("client_encoding".to_owned(), "UTF8".to_owned()));
         wishes.settings.push(("standard_conforming_strings".to_owned(), "on".to_owned()));
@@ -142,7 +143,8 @@ mod tests {
     use super::*;
 
     fn read(parameters: &[(&str, &str)]) -> Result<Wishes, ParameterError> {
-        let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let parameters =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Wishes::read(&Startup { minor: 0, parameters }, "svc")
     }
 

@@ -61,7 +61,8 @@ impl Exchange {
             (Some(b'y'), None) if !offered => {}
             _ => return Err(ScramError::Binding),
         }
-        let client_nonce = attribute(bare, "r=").filter(|nonce| !nonce.is_empty()).ok_or(ScramError::Malformed)?;
+        let client_nonce =
+            attribute(bare, "r=").filter(|nonce| !nonce.is_empty()).ok_or(ScramError::Malformed)?;
         let (salt, fresh) = random.split_first_chunk::<16>().ok_or(ScramError::Malformed)?;
         let nonce = format!("{client_nonce}{}", STANDARD.encode(fresh));
         let server_first = format!("r={nonce},s={},i={ITERATIONS}", STANDARD.encode(salt));
@@ -116,7 +117,8 @@ fn sign(key: &[u8], message: &[u8]) -> Vec<u8> {
 
 /// The GS2 header with its two commas, and the rest.
 fn split_header(message: &str) -> Result<(&str, &str), ScramError> {
-    let second = message.match_indices(',').nth(1).map(|(at, _)| at.saturating_add(1)).ok_or(ScramError::Malformed)?;
+    let second =
+        message.match_indices(',').nth(1).map(|(at, _)| at.saturating_add(1)).ok_or(ScramError::Malformed)?;
     message.split_at_checked(second).ok_or(ScramError::Malformed)
 }
 

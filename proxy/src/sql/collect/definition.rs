@@ -3,7 +3,9 @@
 //! Definitions name objects in lists of strings; `names.rs` says which of those are relations.
 //! INVARIANT: every special kind of `kinds.rs` that `collect.rs` does not read is read here; the last arm is unknown.
 
-use pg_query::protobuf::{AlterTableType, DropBehavior, GrantTargetType, ObjectType, TransactionStmtKind, VariableSetKind};
+use pg_query::protobuf::{
+    AlterTableType, DropBehavior, GrantTargetType, ObjectType, TransactionStmtKind, VariableSetKind,
+};
 
 use crate::model::Effect;
 
@@ -37,7 +39,9 @@ impl Collector {
             "TruncateStmt" => self.truncate(node, scope),
             "DropStmt" => self.drop_objects(node),
             "GrantStmt" => self.grant(node, scope),
-            "RenameStmt" | "CommentStmt" | "AlterOwnerStmt" | "AlterObjectSchemaStmt" => self.alter(node, scope),
+            "RenameStmt" | "CommentStmt" | "AlterOwnerStmt" | "AlterObjectSchemaStmt" => {
+                self.alter(node, scope)
+            }
             "AlterTableCmd" => self.alter_table(node, scope),
             "IndexElem" => {
                 self.column_named(node.text("name"));
@@ -242,9 +246,10 @@ impl Collector {
 
 /// Whether an `EXPLAIN` executes its statement. Any `ANALYZE` that is not plainly off counts.
 pub(in super::super) fn explain_runs(node: &Node) -> bool {
-    node.list("options").iter().filter_map(Tree::as_node).any(|option| {
-        option.text("defname").eq_ignore_ascii_case("analyze") && !is_off(option.get("arg"))
-    })
+    node.list("options")
+        .iter()
+        .filter_map(Tree::as_node)
+        .any(|option| option.text("defname").eq_ignore_ascii_case("analyze") && !is_off(option.get("arg")))
 }
 
 fn is_off(argument: &Tree) -> bool {

@@ -99,7 +99,7 @@ SELECT "u0"."id", COUNT(*) FILTER (WHERE "u0"."active"), string_agg(DISTINCT "u0
 -- ##
 SELECT * FROM jobs WHERE state = 'ready' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
 -- ##
-SELECT date_trunc('day', created), percentile_cont(0.5) WITHIN GROUP (ORDER BY total), lag(total) OVER w FROM orders WINDOW w AS (PARTITION BY customer ORDER BY created ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) GROUP BY ROLLUP (1), total, customer, created
+SELECT date_trunc('day', created), percentile_cont(0.5) WITHIN GROUP (ORDER BY total), lag(total) OVER w FROM orders GROUP BY ROLLUP (1), total, customer, created WINDOW w AS (PARTITION BY customer ORDER BY created ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)
 -- ##
 SELECT data->'a'->>'b', data #>> '{c,d}', data @> '{"x": 1}', jsonb_path_query_first(data, '$.e') FROM docs, LATERAL jsonb_array_elements(data->'items') AS item(value) WHERE data ? 'k'
 -- ##

@@ -9,10 +9,15 @@ fn entries(file: &'static str) -> impl Iterator<Item = &'static str> {
 }
 
 fn is_denied(sql: &str) -> Option<String> {
+    // What `EXECUTE` does is known to the session alone, from the `PREPARE` that is in the corpus, too.
+    if sql.starts_with("EXECUTE ") {
+        return None;
+    }
     let analysis = analyse_text(sql);
     let opaque = analysis.statements.iter().any(|statement| statement.opaque)
         || analysis.operation.effects.contains(&Effect::Execute);
-    (analysis.is_unknown() || opaque).then(|| format!("{:?} {:?}\n{sql}", analysis.trouble, analysis.operation))
+    (analysis.is_unknown() || opaque)
+        .then(|| format!("{:?} {:?}\n{sql}", analysis.trouble, analysis.operation))
 }
 
 #[test]

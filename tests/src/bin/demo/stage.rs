@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chaperone::clock::Clock;
 use chaperone_tests::agent::Agent;
-use chaperone_tests::daemon::{Daemon, Plan};
+use chaperone_tests::daemon::{Daemon, Plan, as_account};
 use chaperone_tests::postgres::{Options, Server};
 use chaperone_tests::{sample, temp};
 
@@ -109,16 +109,20 @@ impl Stage {
     }
 
     /// A subcommand as the approver, on the approver's account.
-    pub(crate) fn as_approver(&self, words: &[&str]) -> Command {
+    pub(crate) fn as_approver(&self, words: &[&str]) -> Result<Command> {
         self.as_account(APPROVER, words)
     }
 
     /// A subcommand on a local account.
-    pub(crate) fn as_account(&self, account: &str, words: &[&str]) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", account, "--regid", account, "--clear-groups"]).arg(self.daemon.program());
-        command.args(words).arg("--config").arg(self.daemon.config()).current_dir("/");
+    pub(crate) fn as_account(&self, account: &str, words: &[&str]) -> Result<Command> {
+        let mut command = as_account(account)?;
         command
+            .arg(self.daemon.program())
+            .args(words)
+            .arg("--config")
+            .arg(self.daemon.config())
+            .current_dir("/");
+        Ok(command)
     }
 
     /// Prints what can be tried while everything runs.

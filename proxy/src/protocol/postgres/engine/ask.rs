@@ -10,7 +10,7 @@ use super::super::wire::Bind;
 use super::names::{Meaning, NameChange, name_change};
 use super::state::{Copies, Engine, Part, Prepared};
 use crate::model::{BoundValue, Effect, Operation};
-use crate::sql::{Analysis, Statement, StatementKind};
+use crate::sql::{Analysis, Outputs, Statement, StatementKind};
 
 /// Characters of a bound value that the record shows. Longer values are cut and named by their digest.
 const VALUE_CHARS_MAX: usize = 256;
@@ -26,6 +26,17 @@ pub(crate) struct Ask {
     pub(crate) values: Vec<BoundValue>,
     /// True if it would carry masked values to where they are not masked.
     pub(crate) leaks: bool,
+    /// What the message does with the statement.
+    pub(crate) purpose: Purpose,
+}
+
+/// What a message does with its statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// `Parse`: makes it ready, runs nothing.
+    Prepare,
+    /// Runs it.
+    Run,
 }
 
 /// A message that waits for its verdict.
@@ -37,8 +48,8 @@ pub(crate) enum Pending {
         parts: Vec<PartPlan>,
         /// Names that SQL statements in it make or remove.
         names: Vec<NameChange>,
-        /// Some statement runs code that nobody can see into.
-        opaque: bool,
+        /// Its analysis.
+        analysis: Arc<Analysis>,
     },
     /// `Parse`
     Parse {
@@ -48,8 +59,6 @@ pub(crate) enum Pending {
         text: Arc<str>,
         /// Its analysis.
         analysis: Arc<Analysis>,
-        /// Its operation.
-        operation: Arc<Operation>,
     },
     /// `Bind`
     Bind {
@@ -62,6 +71,14 @@ pub(crate) enum Pending {
     Function,
 }
 
+/// A text, judged as the session stands.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) operation: Arc<Operation>,
+    pub(super) leaks: bool,
+    pub(super) parts: Vec<Part>,
+}
+
 /// One statement of a pending query.
 #[derive(Debug)]
 pub(crate) struct PartPlan(pub(super) Part);
@@ -69,54 +86,27 @@ pub(crate) struct PartPlan(pub(super) Part);
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let mut operation =
-            Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
-        let mut by_name = false;
-        let mut parts = Vec::new();
-        let mut names = Vec::new();
-        let mut leaks = false;
+        let Judged { operation, leaks, parts } = self.judged(analysis);
         let whole: Arc<str> = Arc::from(text);
-        for statement in &analysis.statements {
-            let exposure = self.exposure(statement);
-            leaks |= self.leaks(statement, &exposure);
-            names.extend(name_change(statement, analysis, &whole, &exposure));
-            let part = match self.run_by_name(statement, &names) {
-                Some((part, inner)) => {
-                    by_name |= inner.is_some();
-                    merge(&mut operation, inner.as_ref().unwrap_or(&statement.operation));
-                    part
-                }
-                None => {
-                    merge(&mut operation, &statement.operation);
-                    Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) }
-                }
-            };
-            parts.push(PartPlan(part));
-        }
-        let opaque = analysis.statements.iter().any(|statement| statement.opaque);
-        self.pending = Some(Pending::Query { parts, names, opaque });
-        let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
-        Ask { operation, statement: shown(text, &analysis.operation), values: Vec::new(), leaks }
+        let names = analysis.statements.iter().zip(&parts);
+        let names =
+            names.filter_map(|(statement, part)| name_change(statement, analysis, &whole, part)).collect();
+        let parts = parts.into_iter().map(PartPlan).collect();
+        self.pending = Some(Pending::Query { parts, names, analysis: Arc::clone(analysis) });
+        let statement = shown(text, &operation);
+        Ask { operation, statement, values: Vec::new(), leaks, purpose: Purpose::Run }
     }
 
     /// The question for a `Parse`.
     pub(super) fn ask_parse(&mut self, name: &str, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let leaks =
-            analysis.statements.iter().any(|statement| self.leaks(statement, &self.exposure(statement)));
-        let mut operation = Arc::clone(&analysis.operation);
-        for statement in &analysis.statements {
-            if let Some((_, Some(inner))) = self.run_by_name(statement, &[]) {
-                operation = Arc::new(inner);
-            }
-        }
+        let Judged { operation, leaks, .. } = self.judged(analysis);
         let text = shown(text, &operation);
         self.pending = Some(Pending::Parse {
             name: name.to_owned(),
             text: Arc::clone(&text),
             analysis: Arc::clone(analysis),
-            operation: Arc::clone(&operation),
         });
-        Ask { operation, statement: text, values: Vec::new(), leaks }
+        Ask { operation, statement: text, values: Vec::new(), leaks, purpose: Purpose::Prepare }
     }
 
     /// The question for a `Bind`, if its statement is known.
@@ -126,22 +116,12 @@ impl Engine {
             Meaning::Later => return Meaning::Later,
             Meaning::Unknown => return Meaning::Unknown,
         };
-        let leaks = prepared
-            .analysis
-            .statements
-            .iter()
-            .any(|statement| self.leaks(statement, &self.exposure(statement)));
-        let ask = Ask {
-            operation: self.resolve(&prepared).operation,
-            statement: Arc::clone(&prepared.text),
-            values: bind
-                .values
-                .iter()
-                .enumerate()
-                .map(|(index, value)| bound(*value, bind.format(index)))
-                .collect(),
-            leaks,
-        };
+        // Judged anew: what it names may be something else by now.
+        let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
+        let values =
+            bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
+        let ask =
+            Ask { operation, statement: Arc::clone(&prepared.text), values, leaks, purpose: Purpose::Run };
         self.pending = Some(Pending::Bind { portal: bind.portal.to_owned(), statement: prepared });
         Meaning::Is(ask)
     }
@@ -153,19 +133,132 @@ impl Engine {
         self.pending = Some(Pending::Function);
         let leaks = !self.view.table.is_empty();
         let statement = Arc::from(format!("-- function call by number: {oid}"));
-        Ask { operation: Arc::new(operation), statement, values: Vec::new(), leaks }
+        Ask { operation: Arc::new(operation), statement, values: Vec::new(), leaks, purpose: Purpose::Run }
+    }
+
+    /// What a text does and can show, as the session stands now.
+    pub(super) fn judged(&self, analysis: &Arc<Analysis>) -> Judged {
+        let by_name = analysis.statements.iter().any(|one| matches!(one.kind, StatementKind::Execute { .. }));
+        let mut operation =
+            Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
+        let mut leaks = false;
+        let mut parts = Vec::with_capacity(analysis.statements.len());
+        // What an earlier statement of the text changes holds for the later ones, before anything of it is known here.
+        let (mut redefined, mut renamed) = (false, false);
+        for statement in &analysis.statements {
+            let exposure = if redefined { self.doubtful(statement) } else { self.exposure(statement) };
+            let mut part = Part { outputs: statement.outputs.clone(), exposure, copies: copies(statement) };
+            match self.run_by_name(statement, renamed, &mut part) {
+                Some((inner, inner_leaks)) => {
+                    leaks |= inner_leaks;
+                    merge(&mut operation, &inner);
+                }
+                None => {
+                    leaks |= self.leaks(statement, &part.exposure);
+                    if by_name {
+                        merge(&mut operation, &statement.operation);
+                    }
+                }
+            }
+            redefined |= redefines(&statement.operation);
+            renamed |= changes_names(statement) || part.exposure.is_opaque();
+            parts.push(part);
+        }
+        // The shared operation keeps its identity, by which the gate remembers decisions.
+        let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
+        Judged { operation, leaks, parts }
     }
 
     /// What a statement can show, as the session stands.
     pub(super) fn exposure(&self, statement: &Statement) -> Exposure {
+        if self.doubt {
+            return self.doubtful(statement);
+        }
         self.view.table.exposure(&self.view.catalog, &statement.operation, statement.opaque)
     }
 
-    fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
-        exposure.touches
-            && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from)
-                || copies(statement) == Copies::Out)
+    /// What it can show while names may mean something else than the snapshot says.
+    fn doubtful(&self, statement: &Statement) -> Exposure {
+        if self.view.table.is_empty() {
+            return Exposure::default();
+        }
+        Exposure::doubtful(statement.opaque || !statement.operation.functions.is_empty())
     }
+
+    fn leaks(&self, statement: &Statement, exposure: &Exposure) -> bool {
+        // Classes belong to names: under another name the column would be nobody's secret.
+        let alters = statement.operation.effects.contains(&Effect::Alter)
+            && self.view.table.names_sensitive(&self.view.catalog, &statement.operation);
+        alters
+            || exposure.touches
+                && (!self.view.table.is_harmless(&self.view.catalog, exposure, &statement.writes_from)
+                    || copies(statement) == Copies::Out)
+    }
+
+    /// What a statement that names another runs, whether that leaks, and (in `part`) what it can show. An unknown name can
+    /// show and do anything.
+    fn run_by_name(
+        &self,
+        statement: &Statement,
+        renamed: bool,
+        part: &mut Part,
+    ) -> Option<(Operation, bool)> {
+        match &statement.kind {
+            StatementKind::Execute { name } => match (!renamed).then(|| self.executed(name)).flatten() {
+                Some((inner, operation)) => {
+                    part.exposure = self.exposure(&inner);
+                    let leaks = self.leaks(&inner, &part.exposure);
+                    part.outputs = inner.outputs;
+                    Some((operation, leaks))
+                }
+                None => {
+                    self.unknown_name(part);
+                    Some((Operation::unknown(), part.exposure.touches))
+                }
+            },
+            StatementKind::Fetch { name } => {
+                match self.cursors.get(name).filter(|_| !renamed) {
+                    Some(cursor) => {
+                        part.exposure = cursor.exposure.clone();
+                        part.outputs = cursor.outputs.clone();
+                    }
+                    None => self.unknown_name(part),
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn unknown_name(&self, part: &mut Part) {
+        part.outputs = Outputs::Unknown;
+        if !self.view.table.is_empty() {
+            part.exposure = Exposure::total();
+        }
+    }
+}
+
+/// Whether known names may mean something else afterwards. New relations are unknown, and so masked; new code is not.
+pub(super) fn redefines(operation: &Operation) -> bool {
+    operation.effects.iter().any(|effect| match effect {
+        Effect::Alter | Effect::Drop | Effect::Unknown => true,
+        Effect::Create => operation.relations.is_empty(),
+        _ => false,
+    })
+}
+
+/// Whether later statements of the same text may mean another prepared statement or cursor by a name.
+fn changes_names(statement: &Statement) -> bool {
+    matches!(
+        statement.kind,
+        StatementKind::Prepare { .. }
+            | StatementKind::Deallocate { .. }
+            | StatementKind::DeclareCursor { .. }
+            | StatementKind::CloseCursor { .. }
+            | StatementKind::Discard { .. }
+            | StatementKind::RollbackTo { .. }
+            | StatementKind::Rollback { .. }
+    )
 }
 
 pub(super) fn copies(statement: &Statement) -> Copies {
@@ -219,10 +312,4 @@ fn bound(value: Option<&[u8]>, format: i16) -> BoundValue {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Prepared {
-    pub(super) fn opaque(&self) -> bool {
-        self.analysis.statements.iter().any(|statement| statement.opaque)
-    }
 }

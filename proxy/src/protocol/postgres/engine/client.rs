@@ -1,9 +1,12 @@
 //! Messages from the agent: what each becomes.
+//!
+//! Forwarded under a permit, replaced by bytes of the program's own, answered by nothing, or held back for a verdict or a reply.
+//! INVARIANT: a frame that names something unknown is replaced by one that fails on the server.
 
 use std::sync::Arc;
 
 use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
-use super::ask::{Ask, PartPlan, Pending};
+use super::ask::{Ask, PartPlan, Pending, redefines};
 use super::names::{Meaning, NameChange};
 use super::state::{
     CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared,
@@ -201,7 +204,7 @@ impl Engine {
         portal.executed = true;
         portal.owed = portal.owed.saturating_add(1);
         let request = portal.request;
-        let (changes, opaque) = (portal.changes.clone(), portal.statement.opaque());
+        let (changes, statement) = (portal.changes.clone(), Arc::clone(&portal.statement));
         let mut before = Vec::new();
         // The statement's description may be older than the relation it names now; the portal's is what will run.
         if matches!(portal.plan, PortalPlan::Undescribed) {
@@ -211,7 +214,7 @@ impl Engine {
             self.owed.push_back(Expect::DescribePortal { portal: request, injected: true });
         }
         self.owed.push_back(Expect::Execute { portal: request, denial: None });
-        self.names_in_doubt(&changes, opaque);
+        self.runs(&changes, &statement.analysis);
         Ok(Step::Follow { request, before })
     }
 
@@ -247,13 +250,13 @@ impl Engine {
     /// The pending message goes on as `request`; the driver sends its frame under the permit.
     pub(crate) fn permitted(&mut self, request: u64) {
         match self.pending.take() {
-            Some(Pending::Query { parts, names, opaque }) => {
-                self.names_in_doubt(&names, opaque);
+            Some(Pending::Query { parts, names, analysis }) => {
+                self.runs(&names, &analysis);
                 self.permitted_query(request, parts, names);
             }
-            Some(Pending::Parse { name, text, analysis, operation }) => {
-                let changes = operation.effects.iter().any(|effect| changes_objects(*effect));
-                let made = Arc::new(Prepared { text, analysis, operation, request });
+            Some(Pending::Parse { name, text, analysis }) => {
+                let changes = analysis.operation.effects.iter().any(|effect| changes_objects(*effect));
+                let made = Arc::new(Prepared { text, analysis, request });
                 let previous = self.make_statement(&name, &made);
                 if let Some(unnamed) = previous.as_ref().filter(|_| name.is_empty()) {
                     self.forget(unnamed.request);
@@ -279,14 +282,21 @@ impl Engine {
         }
     }
 
-    /// From here on the names that a statement changes are unknown; a success makes some known again.
-    fn names_in_doubt(&mut self, changes: &[NameChange], opaque: bool) {
+    /// A text is about to run. The names it changes are unknown until it has succeeded; what else it may change is in doubt
+    /// until a snapshot shows it; and code that cannot be seen into may leave cursors under any name.
+    fn runs(&mut self, changes: &[NameChange], analysis: &Analysis) {
         for change in changes {
             self.forget_change(change);
         }
-        if opaque {
-            self.cursors.clear();
-            self.names = self.names.wrapping_add(1);
+        for one in &analysis.statements {
+            if redefines(&one.operation) {
+                self.doubt = true;
+                self.settled = false;
+            }
+            if self.exposure(one).is_opaque() {
+                self.cursors.clear();
+                self.names = self.names.wrapping_add(1);
+            }
         }
     }
 
@@ -308,14 +318,15 @@ impl Engine {
         self.unname_portal(&portal);
         // Portals and cursors share their names.
         self.cursors.remove(&portal);
-        let resolved = self.resolve(&statement);
+        let (exposure, outputs) = self.sight(&statement.analysis);
+        let by_name = Self::goes_by_name(&statement).then_some(self.names);
         let changes = self.changes_of(&statement);
-        let plan = if resolved.exposure.touches { PortalPlan::Undescribed } else { PortalPlan::Clear };
+        let plan = PortalPlan::of(&exposure);
         self.owed.push_back(Expect::Bind { request, denial: None });
         let bound = Portal {
             request,
             statement,
-            exposure: resolved.exposure,
+            exposure,
             plan,
             tally: Tally::default(),
             executed: false,
@@ -323,8 +334,8 @@ impl Engine {
             named: true,
             ended: false,
             sent: Some(self.syncs),
-            outputs: resolved.outputs,
-            by_name: resolved.by_name.then_some(self.names),
+            outputs,
+            by_name,
             changes,
         };
         self.portals.insert(request, bound);

@@ -42,16 +42,6 @@ pub(super) enum Meaning<T> {
     Unknown,
 }
 
-/// What a statement runs and shows once the names in it are looked up.
-#[derive(Debug)]
-pub(super) struct Resolved {
-    pub(super) operation: Arc<Operation>,
-    pub(super) exposure: Exposure,
-    pub(super) outputs: Outputs,
-    /// It runs another statement by name.
-    pub(super) by_name: bool,
-}
-
 impl Engine {
     /// The prepared statement of that name.
     pub(super) fn statement(&self, name: &str) -> Meaning<Arc<Prepared>> {
@@ -77,95 +67,23 @@ impl Engine {
         sent.is_none_or(|syncs| syncs == self.syncs)
     }
 
-    /// A prepared statement with its names looked up.
-    pub(super) fn resolve(&self, prepared: &Prepared) -> Resolved {
-        if let [only] = prepared.analysis.statements.as_slice()
-            && prepared.request != 0
-            && let Some((part, operation)) = self.run_by_name(only, &[])
-        {
-            let operation = operation.map_or_else(|| Arc::clone(&prepared.operation), Arc::new);
-            return Resolved { operation, exposure: part.exposure, outputs: part.outputs, by_name: true };
-        }
-        let exposure = self.view.table.exposure(&self.view.catalog, &prepared.operation, prepared.opaque());
-        let outputs = match prepared.analysis.statements.as_slice() {
-            [only] => only.outputs.clone(),
-            _ => Outputs::Unknown,
-        };
-        Resolved { operation: Arc::clone(&prepared.operation), exposure, outputs, by_name: false }
-    }
-
-    /// What a statement that names another runs and shows, after the changes `before` it in the same text; `None` if it names
-    /// none. An unknown name can run and show anything.
-    pub(super) fn run_by_name(
-        &self,
-        statement: &Statement,
-        before: &[NameChange],
-    ) -> Option<(Part, Option<Operation>)> {
-        match &statement.kind {
-            StatementKind::Execute { name } => Some(match self.executed(name, before) {
-                Some((inner, operation)) => {
-                    let part = Part {
-                        outputs: inner.outputs.clone(),
-                        exposure: self.exposure(&inner),
-                        copies: Copies::No,
-                    };
-                    (part, Some(operation))
-                }
-                None => (self.unknown_part(), Some(Operation::unknown())),
-            }),
-            StatementKind::Fetch { name } => {
-                let changed = before.iter().rev().find_map(|change| match change {
-                    NameChange::Declare(declared, outputs, exposure) if declared == name => {
-                        Some(Some((outputs.clone(), exposure.clone())))
-                    }
-                    NameChange::CloseCursor(closed) if closed == name => Some(None),
-                    NameChange::CloseAll | NameChange::DeallocateAll => Some(None),
-                    _ => None,
-                });
-                let known =
-                    || self.cursors.get(name).map(|cursor| (cursor.outputs.clone(), cursor.exposure.clone()));
-                let part = match changed.unwrap_or_else(known) {
-                    Some((outputs, exposure)) => Part { outputs, exposure, copies: Copies::No },
-                    None => self.unknown_part(),
-                };
-                Some((part, None))
-            }
-            _ => None,
-        }
-    }
-
     /// The statement that `EXECUTE name` runs. One that itself works on names is as good as unknown.
-    fn executed(&self, name: &str, before: &[NameChange]) -> Option<(Statement, Operation)> {
-        let changed = before.iter().rev().find_map(|change| match change {
-            NameChange::Prepare(made, analysis, _) if made == name => Some(Some(Arc::clone(analysis))),
-            NameChange::Deallocate(gone) if gone == name => Some(None),
-            NameChange::DeallocateAll => Some(None),
-            _ => None,
-        });
-        let analysis = match changed {
-            Some(analysis) => analysis?,
-            None => match self.statement(name) {
-                Meaning::Is(prepared) => {
-                    let plain =
-                        prepared.analysis.statements.first().is_some_and(|statement| match statement.kind {
-                            StatementKind::Query | StatementKind::Modify => true,
-                            StatementKind::Prepare { .. } => prepared.request == 0,
-                            _ => false,
-                        });
-                    plain.then(|| Arc::clone(&prepared.analysis))?
-                }
-                Meaning::Later | Meaning::Unknown => return None,
-            },
+    pub(super) fn executed(&self, name: &str) -> Option<(Statement, Operation)> {
+        let Meaning::Is(prepared) = self.statement(name) else { return None };
+        let [only] = prepared.analysis.statements.as_slice() else { return None };
+        let plain = match only.kind {
+            StatementKind::Query | StatementKind::Modify => true,
+            StatementKind::Prepare { .. } => prepared.request == 0,
+            _ => false,
         };
-        match analysis.statements.as_slice() {
-            [only] => Some((only.clone(), (*analysis.operation).clone())),
-            _ => None,
-        }
+        plain.then(|| (only.clone(), (*prepared.analysis.operation).clone()))
     }
 
-    fn unknown_part(&self) -> Part {
-        let exposure = if self.view.table.is_empty() { Exposure::default() } else { Exposure::total() };
-        Part { outputs: Outputs::Unknown, exposure, copies: Copies::No }
+    /// Whether running a prepared statement runs another by name.
+    pub(super) fn goes_by_name(prepared: &Prepared) -> bool {
+        prepared.analysis.statements.iter().any(|statement| {
+            matches!(statement.kind, StatementKind::Execute { .. } | StatementKind::Fetch { .. })
+        })
     }
 
     /// The changes of names that running a prepared statement makes.
@@ -174,9 +92,9 @@ impl Engine {
         if prepared.request == 0 {
             return Vec::new();
         }
-        let change =
-            |statement| name_change(statement, &prepared.analysis, &prepared.text, &self.exposure(statement));
-        prepared.analysis.statements.iter().filter_map(change).collect()
+        let parts = self.judged(&prepared.analysis).parts;
+        let change = |(statement, part)| name_change(statement, &prepared.analysis, &prepared.text, part);
+        prepared.analysis.statements.iter().zip(&parts).filter_map(change).collect()
     }
 
     /// Puts a statement under a name until the server confirms it; returns a confirmed one that it displaces.
@@ -277,8 +195,7 @@ impl Engine {
         self.names = self.names.wrapping_add(1);
         for (name, analysis, text) in statements {
             let (text, analysis) = (Arc::clone(text), Arc::clone(analysis));
-            let prepared =
-                Prepared { text, operation: Arc::clone(&analysis.operation), analysis, request: 0 };
+            let prepared = Prepared { text, analysis, request: 0 };
             let known = Known { prepared: Arc::new(prepared), sent: None };
             self.statements.entry(name.clone()).or_insert(known);
         }
@@ -390,7 +307,7 @@ pub(super) fn name_change(
     statement: &Statement,
     analysis: &Arc<Analysis>,
     text: &Arc<str>,
-    exposure: &Exposure,
+    part: &Part,
 ) -> Option<NameChange> {
     Some(match &statement.kind {
         StatementKind::Prepare { name } => {
@@ -401,7 +318,7 @@ pub(super) fn name_change(
             NameChange::DeallocateAll
         }
         StatementKind::DeclareCursor { name } => {
-            NameChange::Declare(name.clone(), statement.outputs.clone(), exposure.clone())
+            NameChange::Declare(name.clone(), statement.outputs.clone(), part.exposure.clone())
         }
         StatementKind::CloseCursor { name: Some(name) } => NameChange::CloseCursor(name.clone()),
         StatementKind::CloseCursor { name: None } => NameChange::CloseAll,

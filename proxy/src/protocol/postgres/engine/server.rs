@@ -73,7 +73,7 @@ impl Engine {
             b'N' => self.notice(frame, out),
             b'Z' => self.ready(frame, out),
             b'S' => self.setting(frame, out),
-            b'A' => pass(frame, out),
+            b'A' => self.notification(frame, out),
             b'V' => self.function_result(frame, out),
             b'G' | b'H' => self.copy_start(frame, out),
             b'c' if self.copy == CopyMode::Out => pass(frame, out),
@@ -332,6 +332,15 @@ impl Engine {
         Ok(())
     }
 
+    /// What a notification carries can come from anywhere, also from code and other sessions.
+    fn notification(&self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
+        if self.view.table.is_empty() {
+            return pass(frame, out);
+        }
+        out.extend_from_slice(&wire::without_payload(frame).map_err(EngineError::Server)?);
+        Ok(())
+    }
+
     fn function_result(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         match self.owed.front() {
             Some(Expect::Query(query)) if query.parts.is_empty() && self.view.table.is_empty() => {
@@ -387,6 +396,8 @@ impl Engine {
         if self.view.table.is_empty() {
             return fields.encode(kind);
         }
+        // A message with a context was raised inside of code, such as a trigger, that nobody can see into.
+        let exposed = exposed || fields.has_context();
         let fields = fields.without_quotes();
         if exposed { fields.with_message(WITHHELD).encode(kind) } else { fields.encode(kind) }
     }

@@ -1,4 +1,7 @@
 //! The tables of a session: statements, portals, owed replies.
+//!
+//! INVARIANT: `owed` lists exactly the replies the server still has to send, in order; everything the engine knows of the
+//! server's state follows from paying it off.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use super::super::wire::WireError;
 use super::ask::Pending;
 use super::names::NameChange;
 use crate::mask::{Keys, Plan};
-use crate::model::{Operation, Outcome, Tally};
+use crate::model::{Outcome, Tally};
 use crate::sql::{Analysis, Outputs};
 
 /// Prepared statements a session may hold. Drivers cache at most a few hundred.
@@ -53,7 +56,6 @@ pub(crate) struct View {
 pub(super) struct Prepared {
     pub(super) text: Arc<str>,
     pub(super) analysis: Arc<Analysis>,
-    pub(super) operation: Arc<Operation>,
     /// The request under which it was prepared; 0 for one made by SQL.
     pub(super) request: u64,
 }
@@ -103,6 +105,13 @@ pub(super) enum PortalPlan {
     Asked,
     /// Known.
     Known(Arc<Plan>),
+}
+
+impl PortalPlan {
+    /// The plan of a portal that was just bound.
+    pub(super) fn of(exposure: &Exposure) -> Self {
+        if exposure.touches { Self::Undescribed } else { Self::Clear }
+    }
 }
 
 /// One reply that the server owes.
@@ -233,6 +242,10 @@ pub(crate) struct Engine {
     pub(super) pending: Option<Pending>,
     pub(super) transaction: u8,
     pub(super) skipping: bool,
+    /// Names may mean something else than the catalog snapshot says: this session changed objects since.
+    pub(super) doubt: bool,
+    /// A snapshot is being read that shows every change of this session.
+    pub(super) settled: bool,
     pub(super) copy: CopyMode,
     pub(super) notes: Vec<Note>,
 }
@@ -255,6 +268,8 @@ impl Engine {
             pending: None,
             transaction: b'I',
             skipping: false,
+            doubt: false,
+            settled: false,
             copy: CopyMode::None,
             notes: Vec::new(),
         }
@@ -263,24 +278,54 @@ impl Engine {
     /// Replaces what is masked. Portals are described anew; what ran or waits by a name can show anything.
     pub(crate) fn set_view(&mut self, view: View) {
         self.view = view;
+        self.doubt &= !std::mem::take(&mut self.settled);
         let total = if self.view.table.is_empty() { Exposure::default() } else { Exposure::total() };
-        for portal in self.portals.values_mut() {
-            portal.exposure = match portal.by_name {
-                Some(_) => total.clone(),
-                None => {
-                    let (operation, opaque) = (&portal.statement.operation, portal.statement.opaque());
-                    self.view.table.exposure(&self.view.catalog, operation, opaque)
-                }
-            };
-            portal.plan = if portal.exposure.touches { PortalPlan::Undescribed } else { PortalPlan::Clear };
+        // Cursors first: a portal that fetches from one of before is then judged as unknown.
+        self.cursors.clear();
+        self.names = self.names.wrapping_add(1);
+        let seen: Vec<(u64, Exposure, Outputs)> = self
+            .portals
+            .iter()
+            .map(|(request, portal)| {
+                let (exposure, outputs) = self.sight(&portal.statement.analysis);
+                let exposure = if portal.by_name.is_some() { total.clone() } else { exposure };
+                (*request, exposure, outputs)
+            })
+            .collect();
+        for (request, exposure, outputs) in seen {
+            if let Some(portal) = self.portals.get_mut(&request) {
+                portal.plan = PortalPlan::of(&exposure);
+                portal.exposure = exposure;
+                portal.outputs = outputs;
+            }
         }
         if let Some(Pending::Query { parts, .. }) = &mut self.pending {
             for part in parts {
                 part.0.exposure = total.clone();
             }
         }
-        self.cursors.clear();
-        self.names = self.names.wrapping_add(1);
+    }
+
+    /// What the one result of a prepared text can show.
+    pub(super) fn sight(&self, analysis: &Arc<Analysis>) -> (Exposure, Outputs) {
+        let parts = self.judged(analysis).parts;
+        let exposure = parts.iter().fold(Exposure::default(), |all, part| all.and(&part.exposure));
+        let outputs = match parts.as_slice() {
+            [only] => only.outputs.clone(),
+            _ => Outputs::Unknown,
+        };
+        (exposure, outputs)
+    }
+
+    /// A new snapshot is about to be read: whether it will show what this session changed, which others see after commit.
+    pub(crate) fn reads_catalog(&mut self) {
+        self.settled = self.transaction == b'I' && self.owed.is_empty();
+    }
+
+    /// Whether this session changed objects since the snapshot.
+    #[must_use]
+    pub(crate) fn doubts_catalog(&self) -> bool {
+        self.doubt
     }
 
     /// The catalog in use.

@@ -50,7 +50,8 @@ pub fn converse(instructions: &[u8]) {
     let mut talk = Conversation::new();
     for pair in instructions.chunks_exact(2) {
         let [what, about] = pair else { return };
-        let going = if what.is_multiple_of(2) { talk.agent(what / 2, *about) } else { talk.server(what / 2, *about) };
+        let going =
+            if what.is_multiple_of(2) { talk.agent(what / 2, *about) } else { talk.server(what / 2, *about) };
         talk.settle();
         if going.is_err() {
             return;
@@ -80,12 +81,16 @@ impl Conversation {
         let bytes = framed(kind, &body);
         match self.engine.client(&bytes)? {
             Step::Analyse(text) => {
-                let known = STATEMENTS.iter().position(|sql| **sql == *text).and_then(|index| ANALYSES.get(index));
+                let known =
+                    STATEMENTS.iter().position(|sql| **sql == *text).and_then(|index| ANALYSES.get(index));
                 let analysis = known.map_or_else(|| Arc::new(Analysis::unknown("not listed")), Arc::clone);
                 drop(self.engine.ask(&bytes, &analysis)?);
             }
             Step::Follow { request, before } => {
-                assert!(self.released.contains(&request), "frame {kind} would follow under request {request}");
+                assert!(
+                    self.released.contains(&request),
+                    "frame {kind} would follow under request {request}"
+                );
                 assert!(before.is_empty() || kind == b'E', "only Execute is preceded by anything");
             }
             Step::Judge(_) | Step::Constant(_) | Step::Ignore | Step::Later | Step::Goodbye => {}
@@ -128,7 +133,11 @@ impl Conversation {
         for note in self.engine.take_notes() {
             match note {
                 Note::Ended(end) => {
-                    assert!(self.released.contains(&end.request), "request {} ended after it was forgotten", end.request);
+                    assert!(
+                        self.released.contains(&end.request),
+                        "request {} ended after it was forgotten",
+                        end.request
+                    );
                     assert!(self.ended.insert(end.request), "request {} ended twice", end.request);
                 }
                 Note::Forget(request) => {
@@ -141,7 +150,10 @@ impl Conversation {
         // One message may owe two replies: the injected description and its own.
         assert!(self.engine.owed.len() <= OWED_MAX.saturating_add(1), "too much is owed");
         assert!(self.engine.statements.len() <= STATEMENTS_MAX, "too many statements");
-        assert!(self.engine.portals.len() <= PORTALS_MAX && self.engine.cursors.len() <= PORTALS_MAX, "too many portals");
+        assert!(
+            self.engine.portals.len() <= PORTALS_MAX && self.engine.cursors.len() <= PORTALS_MAX,
+            "too many portals"
+        );
     }
 }
 
@@ -151,7 +163,8 @@ fn view() -> View {
     };
     let relations = text(&[&["10", "public", "customers"], &["11", "public", "orders"]]);
     let attributes = text(&[&["10", "1", "id"], &["10", "2", "email"], &["11", "1", "id"]]);
-    let catalog = Catalog::read([relations, Vec::new(), Vec::new(), attributes, Vec::new()]).unwrap_or_default();
+    let catalog = Catalog::read([relations, Vec::new(), Vec::new(), attributes, Vec::new(), Vec::new()])
+        .unwrap_or_default();
     let column = ColumnName { schema: "public".into(), table: "customers".into(), column: "email".into() };
     let table = MaskTable::build(&catalog, &[(column, "pii".into())], |_, _| Some(MaskStrategy::Redact));
     View { catalog: Arc::new(catalog), table: Arc::new(table) }
@@ -190,7 +203,11 @@ fn owed(engine: &Engine, what: u8) -> (u8, Vec<u8>) {
     match engine.owed.front() {
         Some(Expect::Parse { denial: None, .. }) => (b'1', Vec::new()),
         Some(Expect::Bind { denial: None, .. }) => (b'2', Vec::new()),
-        Some(Expect::DescribeStatement { denial: None } | Expect::DescribePortal { .. }) if what.is_multiple_of(3) => (b'n', Vec::new()),
+        Some(Expect::DescribeStatement { denial: None } | Expect::DescribePortal { .. })
+            if what.is_multiple_of(3) =>
+        {
+            (b'n', Vec::new())
+        }
         Some(Expect::DescribeStatement { denial: None } | Expect::DescribePortal { .. }) => description(),
         Some(Expect::Execute { denial: None, .. }) => match what % 4 {
             0 => row(),

@@ -45,6 +45,7 @@ fn view() -> View {
         vec![],
         rows(&[&["10", "1", "id"], &["10", "2", "email"], &["11", "1", "id"], &["11", "2", "note"]]),
         vec![],
+        vec![],
     ]);
     let catalog = Arc::new(catalog.unwrap());
     let column = ColumnName { schema: "public".into(), table: "customers".into(), column: "email".into() };

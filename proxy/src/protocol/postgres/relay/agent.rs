@@ -1,4 +1,7 @@
-//! Frames from the agent: each is analysed, judged under a catalog young enough, and released or refused.
+//! The agent's frames: from the head of its buffer to the engine, the gate and the resource.
+//!
+//! A frame that waits stays at the head of the buffer; nothing behind it is looked at. INVARIANT: a frame leaves the buffer in
+//! the same step in which it, or what stands for it, is queued for the resource.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,18 +9,14 @@ use std::time::Duration;
 use bytes::Buf;
 use tokio::time::Instant;
 
-use super::super::engine::{Ask, EngineError, Step, View};
-use super::super::wire::{self, Kind, Notice, next_frame};
+use super::super::catalog::Catalog;
+use super::super::dial::DialError;
+use super::super::engine::{Ask, EngineError, Purpose, Step, View};
+use super::super::wire::{Kind, next_frame};
 use super::super::{mask_table, notices};
-use super::wait::{Hold, Wait};
-use super::{HELD_NOTICE_EVERY, Relay};
+use super::{CATALOG_AGE_MAX, CATALOG_AGE_WHEN_IN_DOUBT, HELD_NOTICE_EVERY, Hold, Relay, Wait};
 use crate::gate::{Admission, Permit, Refusal, RefusalKind, Request};
 use crate::sql::Analysis;
-
-/// Oldest catalog that a statement is judged by.
-const CATALOG_AGE_MAX: Duration = Duration::from_secs(60);
-/// After a statement that changed objects, or names an unknown relation, a snapshot must be at least this young.
-const CATALOG_AGE_WHEN_IN_DOUBT: Duration = Duration::from_millis(500);
 
 impl Relay<'_> {
     /// Handles the agent's next frame; false if there is none, or it waits.
@@ -67,7 +66,7 @@ impl Relay<'_> {
     }
 
     /// The length of the frame that waits at the head of the agent's buffer.
-    pub(super) fn head(&self) -> usize {
+    fn head(&self) -> usize {
         match next_frame(&self.parts.client.buffer, &Kind::limits()) {
             Ok(Some(header)) => header.total,
             Ok(None) | Err(_) => 0,
@@ -78,6 +77,7 @@ impl Relay<'_> {
     pub(super) fn analysed(&mut self, analysis: &Arc<Analysis>) -> Result<(), EngineError> {
         self.renew_view();
         if let Some(age) = self.catalog_wanted(analysis) {
+            self.engine.reads_catalog();
             let snapshots = self.postgres.snapshots.clone();
             let resource = self.incoming.door.session().resource.name.clone();
             let (database, dialer) = (self.parts.database.clone(), self.parts.dialer.clone());
@@ -97,11 +97,15 @@ impl Relay<'_> {
     }
 
     /// The oldest catalog acceptable for this statement, if the present one is older.
-    pub(super) fn catalog_wanted(&self, analysis: &Analysis) -> Option<Duration> {
+    fn catalog_wanted(&self, analysis: &Analysis) -> Option<Duration> {
         if self.engine.masks_nothing() {
             return None;
         }
         let age = self.postgres.clock.instant().saturating_duration_since(self.catalog_at);
+        if self.engine.doubts_catalog() {
+            // Any snapshot is too old but one that is read from now on.
+            return Some(Duration::from_nanos(1));
+        }
         let doubt =
             self.catalog_stale || analysis.statements.iter().any(|one| self.engine.names_unknown(one));
         if doubt && age >= CATALOG_AGE_WHEN_IN_DOUBT {
@@ -111,7 +115,7 @@ impl Relay<'_> {
     }
 
     /// A new bundle or a new identity changes what is masked.
-    pub(super) fn renew_view(&mut self) {
+    fn renew_view(&mut self) {
         let standing = self.incoming.door.standing();
         if Arc::ptr_eq(&standing.0, &self.standing.0) && Arc::ptr_eq(&standing.1, &self.standing.1) {
             return;
@@ -124,9 +128,9 @@ impl Relay<'_> {
         self.engine.set_view(View { catalog, table });
     }
 
-    pub(super) fn judge(&mut self, ask: Ask) {
+    fn judge(&mut self, ask: Ask) {
         self.renew_view();
-        let leaks = ask.leaks;
+        let (leaks, purpose) = (ask.leaks, ask.purpose);
         let request = Request {
             operation: ask.operation,
             statement: ask.statement,
@@ -138,7 +142,11 @@ impl Relay<'_> {
             self.refused(&refusal);
             return;
         }
-        match self.incoming.door.admit(request) {
+        let admission = match purpose {
+            Purpose::Prepare => self.incoming.door.prepare(request),
+            Purpose::Run => self.incoming.door.admit(request),
+        };
+        match admission {
             Admission::Permitted(permit) => self.permitted(permit),
             Admission::Refused(refusal) => self.refused(&refusal),
             Admission::Recording(pending) => self.wait = Wait::Gate(pending, None),
@@ -170,10 +178,18 @@ impl Relay<'_> {
         }
     }
 
-    /// Puts a notice between frames. Inside a frame that is still passing it would corrupt the stream, so it waits.
-    pub(super) fn say(&mut self, notice: &Notice) {
-        if self.passing == 0 {
-            self.to_agent.extend_from_slice(&wire::notice(notice));
+    pub(super) fn catalogued(&mut self, result: Result<Arc<Catalog>, DialError>) {
+        self.catalog_at = self.postgres.clock.instant();
+        match result {
+            Ok(catalog) => {
+                self.catalog_stale = false;
+                let table = Arc::new(mask_table(&self.incoming.door, &catalog));
+                self.engine.set_view(View { catalog, table });
+            }
+            // What the old snapshot does not know stays masked, so going on is safe.
+            Err(error) => {
+                tracing::warn!(session = %self.incoming.door.session().id, %error, "catalog not refreshed");
+            }
         }
     }
 }

@@ -6,32 +6,32 @@
 
 mod agent;
 mod turn;
-mod wait;
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
-use std::io;
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use tokio::time::Instant;
 
 use self::turn::{Turn, turn};
-use self::wait::{Event, Wait, stopped, until, waited};
-use super::cancel::Enrolled;
-use super::dial::Dialer;
+use super::cancel::{CancelCall, Enrolled};
+use super::catalog::Catalog;
+use super::dial::{DialError, Dialer};
 use super::engine::{Engine, EngineError, Note, View};
 use super::greeting::Client;
-use super::wire::{CancelKey, next_frame};
+use super::wire::{self, CancelKey, Notice, next_frame};
 use super::{Postgres, notices};
-use crate::gate::{Guarded, Released, Upstream};
+use crate::gate::{Guarded, HoldNews, Pending, Permit, Refusal, RefusalKind, Released, Upstream};
 use crate::mask::Keys;
 use crate::model::Principal;
 use crate::net::poll_drain;
 use crate::policy::Set;
 use crate::protocol::contract::{Incoming, SessionEnd};
 use crate::shutdown::Phase;
+use crate::sql::Analysis;
 
 /// Bytes an agent may send ahead while a request waits. Past it reading stops, and TCP tells the agent.
 const AHEAD_BYTES_MAX: usize = 256 * 1024;
@@ -43,6 +43,10 @@ const SERVER_FRAME_BYTES_MAX: usize = 64 << 20;
 const SERVER_LENGTH_MAX: u32 = 1 << 30;
 /// How often a held agent is told that it still waits. Middleboxes drop idle connections after a minute or so.
 const HELD_NOTICE_EVERY: Duration = Duration::from_secs(12);
+/// Oldest catalog that a statement is judged by.
+const CATALOG_AGE_MAX: Duration = Duration::from_secs(60);
+/// After a statement that changed objects, or names an unknown relation, a snapshot must be at least this young.
+const CATALOG_AGE_WHEN_IN_DOUBT: Duration = Duration::from_millis(500);
 /// Buffers above this are given back when the session falls idle, so that idle sessions stay small.
 const IDLE_BUFFER_BYTES: usize = 0;
 
@@ -59,14 +63,40 @@ pub(super) struct SessionParts {
     pub(super) view: View,
 }
 
+/// What the frame at the head of the agent's buffer waits for.
+enum Wait {
+    Nothing,
+    Analysis(Boxed<Arc<Analysis>>),
+    Catalog(Arc<Analysis>, Boxed<Result<Arc<Catalog>, DialError>>),
+    Gate(Pending, Option<Hold>),
+}
+
+/// A hold in progress.
+struct Hold {
+    news: HoldNews,
+    next_notice: Instant,
+}
+
 /// Why the loop ended.
 enum End {
     Goodbye,
     AgentGone,
-    AgentBroke(io::Error),
+    AgentBroke(std::io::Error),
     ServerGone,
     Broken(EngineError),
     Stopped(String),
+}
+
+/// What one turn of the loop brought.
+enum Event {
+    Io(Turn),
+    Analysed(Arc<Analysis>),
+    Catalogued(Arc<Analysis>, Result<Arc<Catalog>, DialError>),
+    Verdict(Result<Permit, Refusal>),
+    Remind,
+    Cancel(CancelCall),
+    Stop(String),
+    Drain,
 }
 
 /// A running session.
@@ -84,7 +114,7 @@ pub(super) struct Relay<'a> {
     /// Bytes of a frame that passes unread and is not all here yet.
     passing: usize,
     wait: Wait,
-    /// The head frame waits for a reply that is owed.
+    /// The agent's next frame waits for a reply that is owed.
     later: bool,
     agent_ended: bool,
     draining: bool,
@@ -191,6 +221,13 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Puts a notice between frames. Inside a frame that is still passing it would corrupt the stream, so it waits.
+    fn say(&mut self, notice: &Notice) {
+        if self.passing == 0 {
+            self.to_agent.extend_from_slice(&wire::notice(notice));
+        }
+    }
+
     fn settle_notes(&mut self) {
         for note in self.engine.take_notes() {
             match note {
@@ -220,7 +257,10 @@ impl<'a> Relay<'a> {
         if self.agent_ended && !matches!(self.wait, Wait::Nothing) {
             return Some(End::AgentGone);
         }
-        if self.draining && quiet && self.engine.is_idle() && !self.engine.in_transaction() {
+        // A held request may wait longer than the daemon does; its ticket stays for a retry.
+        let held = matches!(self.wait, Wait::Gate(_, Some(_)));
+        let between = self.engine.is_idle() && !self.engine.in_transaction();
+        if self.draining && quiet && (held || between) {
             return Some(End::Stopped("the daemon is shutting down".to_owned()));
         }
         None
@@ -244,7 +284,7 @@ impl<'a> Relay<'a> {
             (&mut self.parts.client, reading_agent),
             &mut self.parts.upstream,
             (&mut self.from_server, &mut self.to_agent),
-            &mut self.bytes,
+            (&mut self.bytes, draining),
         );
         // Termination first. Dropping any other arm loses nothing: their state lives in `self`.
         tokio::select! {
@@ -293,6 +333,40 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
+    fn remind(&mut self) {
+        let mut notice = None;
+        if let Wait::Gate(_, Some(hold)) = &mut self.wait {
+            hold.next_notice = Instant::now() + HELD_NOTICE_EVERY;
+            notice = Some(notices::held(&hold.news));
+        }
+        if let Some(notice) = notice {
+            self.say(&notice);
+        }
+    }
+
+    /// A cancel ends a hold; otherwise it goes to the resource, but only while something runs there.
+    fn cancel(&mut self, call: CancelCall) {
+        if let Wait::Gate(_, Some(hold)) = &self.wait {
+            let ticket = Some(hold.news.ticket.clone());
+            self.wait = Wait::Nothing;
+            let refusal = Refusal { kind: RefusalKind::Cancelled, policies: Vec::new(), ticket };
+            self.refused(&refusal);
+            dealt_with(call);
+            return;
+        }
+        let Some(key) = self.parts.upstream_key.clone().filter(|_| !self.engine.is_idle()) else {
+            dealt_with(call);
+            return;
+        };
+        let dialer = self.parts.dialer.clone();
+        self.incoming.shutdown.spawn("postgres-cancel", async move {
+            if let Err(error) = dialer.cancel(&key).await {
+                tracing::warn!(%error, "cancel not delivered");
+            }
+            dealt_with(call);
+        });
+    }
+
     async fn finish(mut self, end: End) -> SessionEnd {
         let (notice, mut result) = match end {
             End::Goodbye => (None, SessionEnd::quiet("the agent left")),
@@ -318,11 +392,47 @@ impl<'a> Relay<'a> {
     }
 }
 
+/// A caller that has gone needs no answer.
+fn dealt_with(call: CancelCall) {
+    if call.send(()).is_err() {
+        tracing::debug!("whoever cancelled has left");
+    }
+}
+
 fn blame(error: &EngineError) -> SessionEnd {
     match error {
         EngineError::Client(_) | EngineError::ClientOrder(_) | EngineError::Setting(_) => {
             SessionEnd::client(error.to_string())
         }
         EngineError::Server(_) | EngineError::ServerOrder(_) => SessionEnd::server(error.to_string()),
+    }
+}
+
+/// What the head frame waits for.
+async fn waited(wait: &mut Wait) -> Event {
+    match wait {
+        Wait::Nothing => pending().await,
+        Wait::Analysis(analysis) => Event::Analysed(analysis.await),
+        Wait::Catalog(analysis, catalog) => {
+            let result = catalog.await;
+            Event::Catalogued(Arc::clone(analysis), result)
+        }
+        Wait::Gate(verdict, _) => Event::Verdict(verdict.await),
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => pending().await,
+    }
+}
+
+/// Returns when somebody ends the session.
+async fn stopped(kill: &mut tokio::sync::watch::Receiver<Option<String>>) -> String {
+    match kill.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        // The registry is gone: so is the daemon.
+        Err(_) => "the daemon is gone".to_owned(),
     }
 }

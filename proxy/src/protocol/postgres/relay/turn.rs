@@ -1,4 +1,7 @@
-//! One turn of the two streams: what is queued goes out, what is there comes in, as far as the buffers' limits allow.
+//! Moving bytes: one poll over both streams.
+//!
+//! Writes come before reads, so that what is owed goes out first; reading from the resource stops while the agent is slow.
+//! All state is in the caller's buffers: a turn that is dropped loses nothing.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,17 +21,20 @@ pub(super) enum Turn {
     AgentError(io::Error),
     FromServer,
     ServerEnd,
+    /// Nothing is owed any more to a session that is to end.
+    Delivered,
 }
 
-/// Moves bytes until one side brought some, or ended.
+/// Moves bytes until one side brought some, or ended, or, when the session is `ending`, everything owed is delivered.
 pub(super) async fn turn(
     (client, reading): (&mut Client, bool),
     upstream: &mut Upstream<Guarded>,
     (from_server, to_agent): (&mut BytesMut, &mut BytesMut),
-    bytes: &mut (u64, u64),
+    (bytes, ending): (&mut (u64, u64), bool),
 ) -> Turn {
     poll_fn(move |cx| {
         let before = to_agent.len();
+        let owed = before > 0 || upstream.queued() > 0;
         let drained = poll_drain(&mut *client.stream, to_agent, cx);
         let sent = u64::try_from(before.saturating_sub(to_agent.len())).unwrap_or(0);
         bytes.1 = bytes.1.saturating_add(sent);
@@ -37,6 +43,9 @@ pub(super) async fn turn(
         }
         if let Poll::Ready(Err(_)) = upstream.poll_drain(cx) {
             return Poll::Ready(Turn::ServerEnd);
+        }
+        if ending && owed && to_agent.is_empty() && upstream.queued() == 0 {
+            return Poll::Ready(Turn::Delivered);
         }
         if reading {
             let before = client.buffer.len();

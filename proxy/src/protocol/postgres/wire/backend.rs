@@ -53,7 +53,8 @@ pub fn rewrite_row(frame: &[u8], plan: &Plan, keys: &Keys, out: &mut impl RowSin
     match result {
         Ok(masked) => {
             let total = out.length().saturating_sub(start).saturating_sub(1);
-            let total = u32::try_from(total).ok().ok_or(WireError::Length { kind: b'D', length: u32::MAX })?;
+            let total =
+                u32::try_from(total).ok().ok_or(WireError::Length { kind: b'D', length: u32::MAX })?;
             out.patch(start.saturating_add(1), total.to_be_bytes());
             Ok(masked)
         }
@@ -179,6 +180,12 @@ impl<'a> ErrorFields<'a> {
         self.fields.iter().find(|(code, _)| *code == wanted).map(|(_, value)| value.as_ref())
     }
 
+    /// Whether it was raised inside of code: a function, a trigger, a rule.
+    #[must_use]
+    pub fn has_context(&self) -> bool {
+        self.field(b'W').is_some() || self.field(b'q').is_some()
+    }
+
     /// Removes fields that quote rows or code: detail, hint, context and internal query.
     #[must_use]
     pub fn without_quotes(mut self) -> Self {
@@ -247,6 +254,21 @@ pub fn read_setting(frame: &[u8]) -> Result<(&str, &str), WireError> {
     Ok((name, value))
 }
 
+/// A `NotificationResponse` frame without its payload.
+///
+/// # Errors
+/// When the frame is not of that form.
+pub fn without_payload(frame: &[u8]) -> Result<Vec<u8>, WireError> {
+    let mut reader = Reader::of_frame(frame)?;
+    let pid = reader.u32()?;
+    let channel = reader.cstring()?;
+    reader.cstring()?;
+    reader.finish()?;
+    let length = u32::try_from(channel.len().saturating_add(10));
+    let length = length.ok().ok_or(WireError::Length { kind: b'A', length: u32::MAX })?;
+    Ok([b"A".as_slice(), &length.to_be_bytes(), &pid.to_be_bytes(), channel, b"\0\0"].concat())
+}
+
 /// The key of a `BackendKeyData` frame.
 ///
 /// # Errors
@@ -257,7 +279,11 @@ pub fn read_backend_key(frame: &[u8]) -> Result<CancelKey, WireError> {
     let length = frame.len().saturating_sub(9);
     let secret = reader.bytes(length)?.to_vec();
     reader.finish()?;
-    if (4..=256).contains(&length) { Ok(CancelKey { pid, secret }) } else { Err(reader.wrong("its key has no possible length")) }
+    if (4..=256).contains(&length) {
+        Ok(CancelKey { pid, secret })
+    } else {
+        Err(reader.wrong("its key has no possible length"))
+    }
 }
 
 /// The minor version that a `NegotiateProtocolVersion` frame grants. Servers send the whole version (PostgreSQL up to 17) or

@@ -1,4 +1,7 @@
 //! Messages that Chaperone itself sends to the agent.
+//!
+//! Errors and notices are encoded by `pgwire`; the rest is a few fixed forms. Zero bytes in texts are dropped, since strings
+//! end with them.
 
 use pgwire::messages::Message;
 use pgwire::messages::response::{ErrorResponse, NoticeResponse};

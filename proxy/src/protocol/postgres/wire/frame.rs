@@ -101,7 +101,10 @@ impl<'a> Reader<'a> {
     pub(super) fn of_frame(frame: &'a [u8]) -> Result<Self, WireError> {
         match frame.split_first_chunk::<HEADER_BYTES>() {
             Some((header, rest)) => Ok(Self { kind: header.first().copied().unwrap_or(0), rest }),
-            None => Err(WireError::Malformed { kind: frame.first().copied().unwrap_or(0), problem: "it is cut short" }),
+            None => Err(WireError::Malformed {
+                kind: frame.first().copied().unwrap_or(0),
+                problem: "it is cut short",
+            }),
         }
     }
 
@@ -121,7 +124,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (bytes, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.wrong("a number is cut short"))?;
+        let (bytes, rest) =
+            self.rest.split_first_chunk::<N>().ok_or_else(|| self.wrong("a number is cut short"))?;
         self.rest = rest;
         Ok(*bytes)
     }
@@ -143,15 +147,18 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], WireError> {
-        let (bytes, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.wrong("a value is cut short"))?;
+        let (bytes, rest) =
+            self.rest.split_at_checked(count).ok_or_else(|| self.wrong("a value is cut short"))?;
         self.rest = rest;
         Ok(bytes)
     }
 
     /// Bytes up to a zero byte, which is consumed.
     pub(super) fn cstring(&mut self) -> Result<&'a [u8], WireError> {
-        let end = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.wrong("a string has no end"))?;
-        let (text, rest) = self.rest.split_at_checked(end).ok_or_else(|| self.wrong("a string has no end"))?;
+        let end =
+            self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.wrong("a string has no end"))?;
+        let (text, rest) =
+            self.rest.split_at_checked(end).ok_or_else(|| self.wrong("a string has no end"))?;
         self.rest = rest.split_first().map_or(rest, |(_, rest)| rest);
         Ok(text)
     }

@@ -146,7 +146,8 @@ impl<'a> Bind<'a> {
             values.push(match reader.i32()? {
                 -1 => None,
                 length => {
-                    let length = usize::try_from(length).ok().ok_or_else(|| reader.wrong("a length is negative"))?;
+                    let length =
+                        usize::try_from(length).ok().ok_or_else(|| reader.wrong("a length is negative"))?;
                     Some(reader.bytes(length)?)
                 }
             });

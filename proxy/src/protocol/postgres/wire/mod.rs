@@ -16,8 +16,8 @@ pub(super) mod testing;
 mod tests;
 
 pub use backend::{
-    Column, ErrorFields, FieldNotice, RowSink, command_rows, describe_columns, read_backend_key, read_negotiated_minor,
-    read_setting, read_text_row, ready_status, rewrite_row,
+    Column, ErrorFields, FieldNotice, RowSink, command_rows, describe_columns, read_backend_key,
+    read_negotiated_minor, read_setting, read_text_row, ready_status, rewrite_row, without_payload,
 };
 pub use encode::{Notice, Severity, authentication, backend_key, negotiate, notice, parameter_status, ready};
 pub use frame::{FrameHeader, Limits, WireError, next_frame};

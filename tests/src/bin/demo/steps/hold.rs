@@ -27,14 +27,14 @@ pub(crate) fn update(stage: &mut Stage) -> Result<String> {
     ensure!(stage.server.query(LOOK)? == before, "the write reached the database before anybody approved");
     show(
         &format!("chaperone approvals show {ticket}"),
-        &mut stage.as_approver(&["approvals", "show", &ticket]),
+        &mut stage.as_approver(&["approvals", "show", &ticket])?,
         LIMIT,
     )?
     .success()?;
     refuse_the_agent(stage, &ticket)?;
     ensure!(waiting.is_alive()?, "the statement stopped waiting");
     let typed = format!("chaperone approvals approve {ticket}   (as `{APPROVER}`)");
-    show(&typed, &mut stage.as_approver(&["approvals", "approve", &ticket]), LIMIT)?.success()?;
+    show(&typed, &mut stage.as_approver(&["approvals", "approve", &ticket])?, LIMIT)?.success()?;
     let done = waiting.finish(LIMIT)?;
     say("the waiting psql:");
     print_output(&done);
@@ -48,7 +48,7 @@ pub(crate) fn update(stage: &mut Stage) -> Result<String> {
 fn find_ticket(stage: &Stage, waiting: &mut Running) -> Result<String> {
     let listed = wait::until("a ticket in the list", Duration::from_secs(20), || {
         ensure!(waiting.is_alive()?, "psql ended without waiting for an approval");
-        let list = process::run(&mut stage.as_approver(&["approvals", "list"]), LIMIT)?;
+        let list = process::run(&mut stage.as_approver(&["approvals", "list"])?, LIMIT)?;
         Ok(ticket_in(&list.stdout).map(|ticket| (ticket, list)))
     })?;
     let (ticket, list) = listed;
@@ -66,7 +66,7 @@ fn ticket_in(text: &str) -> Option<String> {
 fn refuse_the_agent(stage: &Stage, ticket: &str) -> Result<()> {
     let words = ["approvals", "approve", ticket];
     let typed = format!("chaperone approvals approve {ticket}   (as the agent's account)");
-    let outside = show(&typed, &mut stage.as_account("nobody", &words), LIMIT)?;
+    let outside = show(&typed, &mut stage.as_account("nobody", &words)?, LIMIT)?;
     ensure!(!outside.status.success(), "the agent's account could approve");
     let mut inside = stage.agent().command(stage.daemon.program());
     inside.args(words).arg("--config").arg(stage.daemon.config());
