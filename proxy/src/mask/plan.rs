@@ -31,10 +31,10 @@ impl Plan {
         Self { cells }
     }
 
-    /// True if every column passes unchanged.
+    /// True if every column passes unchanged. A plan without columns clears nothing.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.cells.iter().all(Option::is_none)
+        !self.cells.is_empty() && self.cells.iter().all(Option::is_none)
     }
 
     /// What happens to column `index`, from 0.
@@ -60,5 +60,6 @@ mod tests {
         assert_eq!(plan.cell(0), None);
         assert_eq!(plan.cell(1), Some(BEYOND));
         assert!(plan.is_clear());
+        assert!(!Plan::default().is_clear());
     }
 }

@@ -18,6 +18,13 @@ mod scram;
 mod snapshots;
 pub mod wire;
 
+/// What fuzz targets drive.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    pub use super::engine::testing::converse;
+    pub use super::wire::testing::read_everything;
+}
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::super::exposure::Exposure;
 use super::super::wire::Bind;
-use super::state::{Copies, Engine, Part};
+use super::names::{Meaning, NameChange, name_change};
+use super::state::{Copies, Engine, Part, Prepared};
 use crate::model::{BoundValue, Effect, Operation};
 use crate::sql::{Analysis, Outputs, Statement, StatementKind};
 
@@ -63,8 +64,8 @@ pub(crate) enum Pending {
     Bind {
         /// Portal name.
         portal: String,
-        /// Statement name.
-        statement: String,
+        /// The statement.
+        statement: Arc<Prepared>,
     },
     /// `FunctionCall`
     Function,
@@ -82,30 +83,14 @@ pub(super) struct Judged {
 #[derive(Debug)]
 pub(crate) struct PartPlan(pub(super) Part);
 
-/// A change of the session's names by SQL.
-#[derive(Debug, Clone)]
-pub(crate) enum NameChange {
-    /// `PREPARE`
-    Prepare(String, Arc<Analysis>, Arc<str>),
-    /// `DEALLOCATE name`
-    Deallocate(String),
-    /// `DEALLOCATE ALL`, `DISCARD ALL`
-    DeallocateAll,
-    /// `DECLARE`
-    Declare(String, Outputs, Exposure),
-    /// `CLOSE name`
-    CloseCursor(String),
-    /// `CLOSE ALL`
-    CloseAll,
-}
-
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
         let Judged { operation, leaks, parts } = self.judged(analysis);
+        let whole: Arc<str> = Arc::from(text);
         let names = analysis.statements.iter().zip(&parts);
         let names =
-            names.filter_map(|(statement, part)| name_change(statement, analysis, text, part)).collect();
+            names.filter_map(|(statement, part)| name_change(statement, analysis, &whole, part)).collect();
         let parts = parts.into_iter().map(PartPlan).collect();
         self.pending = Some(Pending::Query { parts, names, analysis: Arc::clone(analysis) });
         let statement = shown(text, &operation);
@@ -124,18 +109,21 @@ impl Engine {
         Ask { operation, statement: text, values: Vec::new(), leaks, purpose: Purpose::Prepare }
     }
 
-    /// The question for a `Bind`; `None` if its statement is not known.
-    pub(super) fn ask_bind(&mut self, bind: &Bind<'_>) -> Option<Ask> {
-        let prepared = self.statements.get(bind.statement)?;
+    /// The question for a `Bind`, if its statement is known.
+    pub(super) fn ask_bind(&mut self, bind: &Bind<'_>) -> Meaning<Ask> {
+        let prepared = match self.statement(bind.statement) {
+            Meaning::Is(prepared) => prepared,
+            Meaning::Later => return Meaning::Later,
+            Meaning::Unknown => return Meaning::Unknown,
+        };
         // Judged anew: what it names may be something else by now.
         let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
         let values =
             bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
         let ask =
             Ask { operation, statement: Arc::clone(&prepared.text), values, leaks, purpose: Purpose::Run };
-        self.pending =
-            Some(Pending::Bind { portal: bind.portal.to_owned(), statement: bind.statement.to_owned() });
-        Some(ask)
+        self.pending = Some(Pending::Bind { portal: bind.portal.to_owned(), statement: prepared });
+        Meaning::Is(ask)
     }
 
     /// The question for a `FunctionCall`: code called by number, which nobody can see into.
@@ -216,13 +204,12 @@ impl Engine {
         part: &mut Part,
     ) -> Option<(Operation, bool)> {
         match &statement.kind {
-            StatementKind::Execute { name } => match self.statements.get(name).filter(|_| !renamed) {
-                Some(prepared) => {
-                    let inner = prepared.analysis.statements.first();
-                    part.exposure = inner.map_or_else(Exposure::total, |inner| self.exposure(inner));
-                    part.outputs = inner.map_or(Outputs::Unknown, |inner| inner.outputs.clone());
-                    let leaks = inner.is_none_or(|inner| self.leaks(inner, &part.exposure));
-                    Some(((*prepared.analysis.operation).clone(), leaks))
+            StatementKind::Execute { name } => match (!renamed).then(|| self.executed(name)).flatten() {
+                Some((inner, operation)) => {
+                    part.exposure = self.exposure(&inner);
+                    let leaks = self.leaks(&inner, &part.exposure);
+                    part.outputs = inner.outputs;
+                    Some((operation, leaks))
                 }
                 None => {
                     self.unknown_name(part);
@@ -274,41 +261,6 @@ fn changes_names(statement: &Statement) -> bool {
     )
 }
 
-/// What names a statement makes or removes.
-pub(super) fn name_change(
-    statement: &Statement,
-    analysis: &Arc<Analysis>,
-    text: &str,
-    part: &Part,
-) -> Option<NameChange> {
-    Some(match &statement.kind {
-        StatementKind::Prepare { name } => {
-            NameChange::Prepare(name.clone(), alone(statement, analysis), Arc::from(text))
-        }
-        StatementKind::Deallocate { name: Some(name) } => NameChange::Deallocate(name.clone()),
-        StatementKind::Deallocate { name: None } | StatementKind::Discard { all: true } => {
-            NameChange::DeallocateAll
-        }
-        StatementKind::DeclareCursor { name } => {
-            NameChange::Declare(name.clone(), statement.outputs.clone(), part.exposure.clone())
-        }
-        StatementKind::CloseCursor { name: Some(name) } => NameChange::CloseCursor(name.clone()),
-        StatementKind::CloseCursor { name: None } => NameChange::CloseAll,
-        _ => return None,
-    })
-}
-
-/// An analysis that holds one statement of a longer text.
-fn alone(statement: &Statement, analysis: &Arc<Analysis>) -> Arc<Analysis> {
-    if analysis.statements.len() == 1 {
-        return Arc::clone(analysis);
-    }
-    let mut one = Analysis::clone(analysis);
-    one.operation = Arc::new(statement.operation.clone());
-    one.statements = vec![statement.clone()];
-    Arc::new(one)
-}
-
 pub(super) fn copies(statement: &Statement) -> Copies {
     match statement.kind {
         StatementKind::CopyIn => Copies::In,
@@ -328,7 +280,7 @@ fn merge(whole: &mut Operation, inner: &Operation) {
 
 /// The text that the record keeps. A statement that sets a password is kept without its text.
 fn shown(text: &str, operation: &Operation) -> Arc<str> {
-    let sets = [Effect::Create, Effect::Alter, Effect::Unknown]
+    let sets = [Effect::Create, Effect::Alter, Effect::Grant, Effect::Execute, Effect::Unknown]
         .iter()
         .any(|effect| operation.effects.contains(effect));
     if sets && text.to_ascii_lowercase().contains("password") {

@@ -1,15 +1,16 @@
 //! Messages from the agent: what each becomes.
 //!
-//! Forwarded under a permit, replaced by bytes of the program's own, answered by nothing, or held back for a verdict.
+//! Forwarded under a permit, replaced by bytes of the program's own, answered by nothing, or held back for a verdict or a reply.
 //! INVARIANT: a frame that names something unknown is replaced by one that fails on the server.
 
 use std::sync::Arc;
 
 use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
-use super::ask::{Ask, NameChange, PartPlan, Pending, name_change, redefines};
+use super::ask::{Ask, PartPlan, Pending, redefines};
+use super::names::{Meaning, NameChange};
 use super::state::{
-    Copies, CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan,
-    Prepared, Query, STATEMENTS_MAX,
+    CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared,
+    Query, STATEMENTS_MAX,
 };
 use crate::model::{Effect, Tally};
 use crate::sql::Analysis;
@@ -45,6 +46,8 @@ pub(crate) enum Step {
     Constant(&'static [u8]),
     /// Send nothing.
     Ignore,
+    /// Its meaning hangs on a reply that is owed: leave it, and offer it again after the next message from the server.
+    Later,
     /// The agent is leaving.
     Goodbye,
 }
@@ -63,6 +66,12 @@ impl Engine {
         if let CopyMode::In { request, done: false } = self.copy {
             return self.client_in_copy(kind, request);
         }
+        if self.awaits_copy() && kind != Kind::Terminate {
+            return Ok(Step::Later);
+        }
+        if self.must_wait() && !matches!(kind, Kind::Sync | Kind::Flush | Kind::Terminate) {
+            return Ok(Step::Later);
+        }
         match kind {
             Kind::Query => {
                 Ok(Step::Analyse(Arc::from(wire::parse_query(frame).map_err(EngineError::Client)?)))
@@ -76,6 +85,7 @@ impl Engine {
             Kind::Close => self.client_close(frame),
             Kind::Sync => {
                 self.skipping = false;
+                self.syncs = self.syncs.wrapping_add(1);
                 self.owed.push_back(Expect::Sync { portals: self.last_portal });
                 Ok(Step::Constant(SYNC))
             }
@@ -84,10 +94,6 @@ impl Engine {
                 let oid =
                     frame.get(5..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
                 Ok(Step::Judge(self.ask_function(oid)))
-            }
-            // A client that sends data before the server asks for it would wait for ever: say so instead.
-            Kind::CopyData | Kind::CopyDone | Kind::CopyFail if self.owes_copy() => {
-                Err(EngineError::ClientOrder("it sent copy data before the server asked for it"))
             }
             // The server ignores copy messages outside a copy, as it must after a failed one.
             Kind::CopyData | Kind::CopyDone | Kind::CopyFail => Ok(Step::Ignore),
@@ -109,14 +115,6 @@ impl Engine {
         }
         let text = wire::parse_query(frame).map_err(EngineError::Client)?;
         Ok(self.ask_query(text, analysis))
-    }
-
-    fn owes_copy(&self) -> bool {
-        self.copy == CopyMode::None
-            && self.owed.iter().any(|expect| match expect {
-                Expect::Query(query) => query.parts.iter().any(|part| part.copies == Copies::In),
-                _ => false,
-            })
     }
 
     fn client_in_copy(&mut self, kind: Kind, request: u64) -> Result<Step, EngineError> {
@@ -146,8 +144,10 @@ impl Engine {
         if self.portals.len() >= PORTALS_MAX {
             return Err(EngineError::ClientOrder("it holds too many portals"));
         }
-        if let Some(ask) = self.ask_bind(&bind) {
-            return Ok(Step::Judge(ask));
+        match self.ask_bind(&bind) {
+            Meaning::Is(ask) => return Ok(Step::Judge(ask)),
+            Meaning::Later => return Ok(Step::Later),
+            Meaning::Unknown => {}
         }
         let denial =
             Some(missing("26000", format!("prepared statement \"{}\" does not exist", bind.statement)));
@@ -158,9 +158,8 @@ impl Engine {
     fn client_describe(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
         match Describe::read(frame).map_err(EngineError::Client)? {
             Describe::Statement(name) => {
-                if let Some(statement) = self.statements.get(name).filter(|statement| statement.request != 0)
-                {
-                    let request = statement.request;
+                let known = self.statements.get(name).map(|known| known.prepared.request);
+                if let Some(request) = known.filter(|request| *request != 0) {
                     self.owed.push_back(Expect::DescribeStatement { denial: None });
                     return Ok(Step::Follow { request, before: Vec::new() });
                 }
@@ -168,9 +167,12 @@ impl Engine {
                 self.owed.push_back(Expect::DescribeStatement { denial });
             }
             Describe::Portal(name) => {
-                if let Some(portal) =
-                    self.portal_names.get(name).and_then(|request| self.portals.get_mut(request))
-                {
+                let request = match self.portal(name) {
+                    Meaning::Is(request) => Some(request),
+                    Meaning::Later => return Ok(Step::Later),
+                    Meaning::Unknown => None,
+                };
+                if let Some(portal) = request.and_then(|request| self.portals.get_mut(&request)) {
                     if matches!(portal.plan, PortalPlan::Undescribed) {
                         portal.plan = PortalPlan::Asked;
                     }
@@ -189,16 +191,20 @@ impl Engine {
     fn client_execute(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
         let execute = Execute::read(frame).map_err(EngineError::Client)?;
         let name = execute.portal;
-        let Some(portal) = self.portal_names.get(name).and_then(|request| self.portals.get_mut(request))
-        else {
+        let known = match self.portal(name) {
+            Meaning::Is(request) => Some(request),
+            Meaning::Later => return Ok(Step::Later),
+            Meaning::Unknown => None,
+        };
+        let Some(portal) = known.and_then(|request| self.portals.get_mut(&request)) else {
             let denial = Some(missing("34000", format!("portal \"{name}\" does not exist")));
             self.owed.push_back(Expect::Execute { portal: 0, denial });
             return Ok(Step::Constant(EXECUTE_THAT_FAILS));
         };
-        let first = !std::mem::replace(&mut portal.executed, true);
+        portal.executed = true;
         portal.owed = portal.owed.saturating_add(1);
         let request = portal.request;
-        let statement = Arc::clone(&portal.statement);
+        let (changes, statement) = (portal.changes.clone(), Arc::clone(&portal.statement));
         let mut before = Vec::new();
         // The statement's description may be older than the relation it names now; the portal's is what will run.
         if matches!(portal.plan, PortalPlan::Undescribed) {
@@ -208,46 +214,17 @@ impl Engine {
             self.owed.push_back(Expect::DescribePortal { portal: request, injected: true });
         }
         self.owed.push_back(Expect::Execute { portal: request, denial: None });
-        if first {
-            self.runs(&statement);
-        }
+        self.runs(&changes, &statement.analysis);
         Ok(Step::Follow { request, before })
-    }
-
-    /// A prepared text is about to run: the names it makes or removes change as they do for a simple query.
-    fn runs(&mut self, prepared: &Arc<Prepared>) {
-        self.changes_objects(&prepared.analysis);
-        let parts = self.judged(&prepared.analysis).parts;
-        let names = prepared.analysis.statements.iter().zip(&parts);
-        let names: Vec<NameChange> = names
-            .filter_map(|(one, part)| name_change(one, &prepared.analysis, &prepared.text, part))
-            .collect();
-        for change in names {
-            self.apply(change);
-        }
-    }
-
-    /// A text is about to run: what it may change is in doubt until a snapshot shows it, and code that cannot be seen into
-    /// may leave cursors under any name.
-    fn changes_objects(&mut self, analysis: &Analysis) {
-        for one in &analysis.statements {
-            if redefines(&one.operation) {
-                self.doubt = true;
-                self.settled = false;
-            }
-            if self.exposure(one).is_opaque() {
-                self.cursors.clear();
-            }
-        }
     }
 
     fn client_close(&mut self, frame: &[u8]) -> Result<Step, EngineError> {
         self.owed.push_back(Expect::Close);
         let request = match Describe::read(frame).map_err(EngineError::Client)? {
             Describe::Statement(name) => {
-                let request = self.statements.remove(name).map(|statement| statement.request);
+                let request = self.statements.get(name).map(|known| known.prepared.request);
                 // The driver follows first and reads notes afterwards.
-                self.forget(request.unwrap_or(0));
+                self.drop_statement(name);
                 request
             }
             Describe::Portal(name) => {
@@ -274,23 +251,29 @@ impl Engine {
     pub(crate) fn permitted(&mut self, request: u64) {
         match self.pending.take() {
             Some(Pending::Query { parts, names, analysis }) => {
+                self.runs(&names, &analysis);
                 self.permitted_query(request, parts, names);
-                self.changes_objects(&analysis);
             }
             Some(Pending::Parse { name, text, analysis }) => {
                 let changes = analysis.operation.effects.iter().any(|effect| changes_objects(*effect));
-                let prepared = Arc::new(Prepared { text, analysis, request });
-                let previous = self.replace_statement(&name, prepared);
+                let made = Arc::new(Prepared { text, analysis, request });
+                let previous = self.make_statement(&name, &made);
                 if let Some(unnamed) = previous.as_ref().filter(|_| name.is_empty()) {
                     self.forget(unnamed.request);
                 }
                 let previous = previous.filter(|_| !name.is_empty());
-                self.owed.push_back(Expect::Parse { request, name, previous, denial: None });
+                self.owed.push_back(Expect::Parse {
+                    request,
+                    name,
+                    made: Some(made),
+                    previous,
+                    denial: None,
+                });
                 if changes {
                     self.notes.push(Note::CatalogStale);
                 }
             }
-            Some(Pending::Bind { portal, statement }) => self.permitted_bind(request, portal, &statement),
+            Some(Pending::Bind { portal, statement }) => self.permitted_bind(request, portal, statement),
             Some(Pending::Function) => {
                 let exposure = super::super::exposure::Exposure::total();
                 self.owed.push_back(Expect::Query(Box::new(query(request, Vec::new(), exposure, None))));
@@ -299,7 +282,25 @@ impl Engine {
         }
     }
 
-    fn permitted_query(&mut self, request: u64, parts: Vec<PartPlan>, names: Vec<NameChange>) {
+    /// A text is about to run. The names it changes are unknown until it has succeeded; what else it may change is in doubt
+    /// until a snapshot shows it; and code that cannot be seen into may leave cursors under any name.
+    fn runs(&mut self, changes: &[NameChange], analysis: &Analysis) {
+        for change in changes {
+            self.forget_change(change);
+        }
+        for one in &analysis.statements {
+            if redefines(&one.operation) {
+                self.doubt = true;
+                self.settled = false;
+            }
+            if self.exposure(one).is_opaque() {
+                self.cursors.clear();
+                self.names = self.names.wrapping_add(1);
+            }
+        }
+    }
+
+    fn permitted_query(&mut self, request: u64, parts: Vec<PartPlan>, changes: Vec<NameChange>) {
         // Any simple query destroys the unnamed statement and portal.
         self.drop_statement("");
         self.unname_portal("");
@@ -309,34 +310,33 @@ impl Engine {
             .fold(super::super::exposure::Exposure::default(), |all, part| all.and(&part.exposure));
         let mut query = query(request, parts, exposure, None);
         query.portals = self.last_portal;
-        for change in names {
-            query.names.extend(self.apply(change));
-        }
+        query.changes = changes;
         self.owed.push_back(Expect::Query(Box::new(query)));
     }
 
-    fn permitted_bind(&mut self, request: u64, portal: String, statement: &str) {
+    fn permitted_bind(&mut self, request: u64, portal: String, statement: Arc<Prepared>) {
         self.unname_portal(&portal);
-        // Cursors and portals share their names.
+        // Portals and cursors share their names.
         self.cursors.remove(&portal);
-        let Some(statement) = self.statements.get(statement).map(Arc::clone) else {
-            tracing::error!("a bind was permitted for a statement that is gone");
-            return;
-        };
         let (exposure, outputs) = self.sight(&statement.analysis);
+        let by_name = Self::goes_by_name(&statement).then_some(self.names);
+        let changes = self.changes_of(&statement);
         let plan = PortalPlan::of(&exposure);
         self.owed.push_back(Expect::Bind { request, denial: None });
-        let tally = Tally::default();
         let bound = Portal {
             request,
             statement,
             exposure,
-            outputs,
             plan,
-            tally,
+            tally: Tally::default(),
             executed: false,
             owed: 1,
             named: true,
+            ended: false,
+            sent: Some(self.syncs),
+            outputs,
+            by_name,
+            changes,
         };
         self.portals.insert(request, bound);
         self.portal_names.insert(portal, request);
@@ -348,7 +348,7 @@ impl Engine {
         let denial = Some(Denial { frame: wire::notice(notice) });
         match self.pending.take() {
             Some(Pending::Parse { name, .. }) => {
-                self.owed.push_back(Expect::Parse { request: 0, name, previous: None, denial });
+                self.owed.push_back(Expect::Parse { request: 0, name, made: None, previous: None, denial });
                 PARSE_THAT_FAILS
             }
             Some(Pending::Bind { .. }) => {
@@ -361,44 +361,6 @@ impl Engine {
                 let exposure = super::super::exposure::Exposure::default();
                 self.owed.push_back(Expect::Query(Box::new(query(0, Vec::new(), exposure, denial))));
                 QUERY_THAT_FAILS
-            }
-        }
-    }
-
-    /// Applies a change of names; returns those that an error would leave in doubt.
-    fn apply(&mut self, change: NameChange) -> Vec<String> {
-        match change {
-            NameChange::Prepare(name, analysis, text) => {
-                let prepared = Prepared { text, analysis, request: 0 };
-                self.drop_statement(&name);
-                self.statements.insert(name.clone(), Arc::new(prepared));
-                vec![name]
-            }
-            NameChange::Deallocate(name) => {
-                self.drop_statement(&name);
-                vec![name]
-            }
-            NameChange::DeallocateAll => {
-                let names: Vec<String> = self.statements.keys().cloned().collect();
-                for name in &names {
-                    self.drop_statement(name);
-                }
-                self.cursors.clear();
-                names
-            }
-            NameChange::Declare(name, outputs, exposure) => {
-                if self.cursors.len() < PORTALS_MAX {
-                    self.cursors.insert(name.clone(), Part { outputs, exposure, copies: Copies::No });
-                }
-                vec![name]
-            }
-            NameChange::CloseCursor(name) => {
-                self.cursors.remove(&name);
-                vec![name]
-            }
-            NameChange::CloseAll => {
-                self.cursors.clear();
-                Vec::new()
             }
         }
     }
@@ -427,7 +389,7 @@ fn query(
         tally,
         failed: None,
         exposure,
-        names: Vec::new(),
+        changes: Vec::new(),
         portals: 0,
         denial,
     }

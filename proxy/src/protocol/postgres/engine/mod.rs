@@ -8,9 +8,12 @@
 
 mod ask;
 mod client;
+mod names;
 mod server;
 mod state;
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -11,10 +11,10 @@ use super::super::exposure::Exposure;
 use super::super::wire::{
     self, ErrorFields, FieldNotice, command_rows, describe_columns, ready_status, rewrite_row,
 };
-use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan, Query};
+use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan};
 use crate::mask::Plan;
 use crate::model::{Fault, Outcome, Tally};
-use crate::sql::{Outputs, StatementKind};
+use crate::sql::Outputs;
 
 /// What stands for the text of an error whose statement touches masked columns: error texts quote values.
 const WITHHELD: &str = "the server's message is withheld because the statement touches masked columns";
@@ -160,13 +160,21 @@ impl Engine {
 
     fn completed(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         match (frame.first(), self.owed.pop_front()) {
-            (Some(b'1'), Some(Expect::Parse { request, previous, denial: None, .. })) => {
+            (Some(b'1'), Some(Expect::Parse { request, name, made: Some(made), previous, denial: None })) => {
                 self.ended(request, Outcome::Forwarded, Tally::default());
+                if !self.statement_made(&name, &made) {
+                    self.forget(request);
+                }
                 if let Some(previous) = previous {
                     self.forget(previous.request);
                 }
             }
-            (Some(b'2'), Some(Expect::Bind { request, denial: None })) => self.portal_paid(request),
+            (Some(b'2'), Some(Expect::Bind { request, denial: None })) => {
+                if let Some(portal) = self.portals.get_mut(&request) {
+                    portal.sent = None;
+                }
+                self.portal_paid(request);
+            }
             (Some(b'3'), Some(Expect::Close)) => {}
             _ => return Err(EngineError::ServerOrder("a completion of something else")),
         }
@@ -179,16 +187,16 @@ impl Engine {
         match self.owed.pop_front() {
             Some(Expect::Execute { portal, denial: None }) => {
                 let suspended = frame.first() == Some(&b's');
-                let tally = self.portals.get_mut(&portal).map(|bound| {
-                    if bound.tally.rows == 0 && !suspended {
+                let mut changes = Vec::new();
+                if let Some(bound) = self.portals.get_mut(&portal).filter(|_| !suspended) {
+                    if bound.tally.rows == 0 {
                         bound.tally.rows = command_rows(frame);
                     }
-                    bound.tally
-                });
-                if let Some(tally) = tally.filter(|_| !suspended) {
-                    self.ended(portal, Outcome::Forwarded, tally);
+                    changes.clone_from(&bound.changes);
+                    self.end_portal(portal, Outcome::Forwarded);
                 }
                 self.portal_paid(portal);
+                self.apply_changes(&changes);
             }
             Some(Expect::Query(mut query)) if query.denial.is_none() => {
                 if query.plan.is_none() || copied {
@@ -210,7 +218,6 @@ impl Engine {
         let exposed = self.front_exposed();
         match self.owed.pop_front() {
             Some(Expect::Query(mut query)) => {
-                self.doubt(&query);
                 match query.denial.take() {
                     Some(denial) => out.extend_from_slice(&denial.frame),
                     None => out.extend_from_slice(&self.scrubbed(fields, exposed, FieldNotice::Error)),
@@ -250,26 +257,27 @@ impl Engine {
 
     fn discard(&mut self, expect: Expect, outcome: Outcome) {
         match expect {
-            Expect::Parse { request, name, previous, denial } => {
+            Expect::Parse { request, name, made: Some(made), previous, .. } => {
                 self.ended(request, outcome, Tally::default());
-                if denial.is_none() {
-                    self.drop_statement(&name);
-                    if let Some(previous) = previous {
-                        self.statements.insert(name, previous);
-                    }
-                } else if name.is_empty() {
+                self.statement_failed(&name, &made, previous);
+            }
+            // The server drops the unnamed statement before it looks at what replaces it.
+            Expect::Parse { name, made: None, .. } => {
+                if name.is_empty() {
                     self.drop_statement("");
                 }
             }
-            Expect::Bind { request: portal, denial: None } | Expect::Execute { portal, denial: None } => {
-                self.doubt_names(portal);
-                let tally = self.portals.get(&portal).map_or(Tally::default(), |bound| bound.tally);
-                self.ended(portal, outcome, tally);
+            Expect::Bind { request, denial: None } => {
+                self.end_portal(request, outcome);
+                self.portal_failed(request);
+                self.portal_paid(request);
+            }
+            Expect::Execute { portal, denial: None } => {
+                self.end_portal(portal, outcome);
                 self.portal_paid(portal);
             }
             Expect::DescribePortal { portal, .. } => self.portal_paid(portal),
             Expect::Query(query) => {
-                self.doubt(&query);
                 self.ended(query.request, outcome, query.tally);
                 self.forget(query.request);
             }
@@ -281,36 +289,14 @@ impl Engine {
         }
     }
 
-    /// Names that a failed query was to make or remove are not known any more.
-    fn doubt(&mut self, query: &Query) {
-        for name in &query.names {
-            self.drop_statement(name);
-            self.cursors.remove(name);
-        }
-    }
-
-    /// The same for a portal that failed or did not run.
-    fn doubt_names(&mut self, portal: u64) {
-        let Some(bound) = self.portals.get(&portal).filter(|bound| bound.executed) else { return };
-        let analysis = Arc::clone(&bound.statement.analysis);
-        for statement in &analysis.statements {
-            match &statement.kind {
-                StatementKind::Prepare { name } | StatementKind::Deallocate { name: Some(name) } => {
-                    self.drop_statement(name)
-                }
-                StatementKind::DeclareCursor { name } | StatementKind::CloseCursor { name: Some(name) } => {
-                    self.cursors.remove(name);
-                }
-                _ => {}
-            }
-        }
-    }
-
     fn ready(&mut self, frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {
         let status = ready_status(frame).map_err(EngineError::Server)?;
         let portals = match self.owed.pop_front() {
             Some(Expect::Sync { portals }) => portals,
             Some(Expect::Query(query)) => {
+                if query.failed.is_none() {
+                    self.apply_changes(&query.changes);
+                }
                 let outcome = match query.failed {
                     Some(code) => Outcome::Failed { fault: Fault::Server, code },
                     None => Outcome::Forwarded,
@@ -387,10 +373,6 @@ impl Engine {
             Copies::In => CopyMode::In { request, done: false },
             Copies::Out | Copies::No => CopyMode::Out,
         };
-        if wanted == Copies::In {
-            // Syncs already sent are ignored by the server while it waits for data.
-            self.owed.retain(|expect| !matches!(expect, Expect::Sync { .. }));
-        }
         pass(frame, out)
     }
 

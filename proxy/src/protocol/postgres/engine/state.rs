@@ -10,6 +10,7 @@ use super::super::catalog::Catalog;
 use super::super::exposure::{Exposure, MaskTable};
 use super::super::wire::WireError;
 use super::ask::Pending;
+use super::names::NameChange;
 use crate::mask::{Keys, Plan};
 use crate::model::{Outcome, Tally};
 use crate::sql::{Analysis, Outputs};
@@ -59,14 +60,20 @@ pub(super) struct Prepared {
     pub(super) request: u64,
 }
 
+/// What a name of a statement stands for.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) prepared: Arc<Prepared>,
+    /// Syncs sent before it was; `None` once the server has confirmed it.
+    pub(super) sent: Option<u64>,
+}
+
 /// A portal.
 #[derive(Debug)]
 pub(super) struct Portal {
     pub(super) request: u64,
     pub(super) statement: Arc<Prepared>,
     pub(super) exposure: Exposure,
-    /// What the parse tree says of its result.
-    pub(super) outputs: Outputs,
     pub(super) plan: PortalPlan,
     pub(super) tally: Tally,
     /// True once an Execute was sent; the outcome of the request hangs on it.
@@ -75,6 +82,16 @@ pub(super) struct Portal {
     pub(super) owed: usize,
     /// False once its name means another portal, or none.
     pub(super) named: bool,
+    /// Its outcome is noted.
+    pub(super) ended: bool,
+    /// Syncs sent before its Bind was; `None` once the server has confirmed it.
+    pub(super) sent: Option<u64>,
+    /// What the parse tree says of its result.
+    pub(super) outputs: Outputs,
+    /// For one that runs another statement by name: the state of names under which it was judged.
+    pub(super) by_name: Option<u64>,
+    /// Names that running it makes or removes.
+    pub(super) changes: Vec<NameChange>,
 }
 
 /// How a portal's rows are masked.
@@ -100,9 +117,11 @@ impl PortalPlan {
 /// One reply that the server owes.
 #[derive(Debug)]
 pub(super) enum Expect {
+    /// `made` is what it makes, unless it carries a denial; `previous` is what it displaces.
     Parse {
         request: u64,
         name: String,
+        made: Option<Arc<Prepared>>,
         previous: Option<Arc<Prepared>>,
         denial: Option<Denial>,
     },
@@ -140,8 +159,8 @@ pub(super) struct Query {
     pub(super) tally: Tally,
     pub(super) failed: Option<String>,
     pub(super) exposure: Exposure,
-    /// Names that an error leaves in doubt.
-    pub(super) names: Vec<String>,
+    /// Names that it makes or removes. They are unknown until it has succeeded.
+    pub(super) changes: Vec<NameChange>,
     /// Portals up to this one end with the transaction.
     pub(super) portals: u64,
     pub(super) denial: Option<Denial>,
@@ -208,13 +227,17 @@ pub(super) enum CopyMode {
 pub(crate) struct Engine {
     pub(super) view: View,
     pub(super) keys: Keys,
-    pub(super) statements: HashMap<String, Arc<Prepared>>,
+    pub(super) statements: HashMap<String, Known>,
     /// By the request that bound them: a name may mean a new portal while replies of the old one are still owed.
     pub(super) portals: HashMap<u64, Portal>,
     pub(super) portal_names: HashMap<String, u64>,
     pub(super) last_portal: u64,
     /// Cursors declared in SQL, with what their rows can show.
     pub(super) cursors: HashMap<String, Part>,
+    /// Syncs sent.
+    pub(super) syncs: u64,
+    /// Counts changes of what names mean.
+    pub(super) names: u64,
     pub(super) owed: VecDeque<Expect>,
     pub(super) pending: Option<Pending>,
     pub(super) transaction: u8,
@@ -239,6 +262,8 @@ impl Engine {
             portal_names: HashMap::new(),
             last_portal: 0,
             cursors: HashMap::new(),
+            syncs: 0,
+            names: 0,
             owed: VecDeque::new(),
             pending: None,
             transaction: b'I',
@@ -250,17 +275,20 @@ impl Engine {
         }
     }
 
-    /// Replaces what is masked. Portals that are already bound keep the stricter of nothing: they are asked for anew.
+    /// Replaces what is masked. Portals are described anew; what ran or waits by a name can show anything.
     pub(crate) fn set_view(&mut self, view: View) {
         self.view = view;
         self.doubt &= !std::mem::take(&mut self.settled);
+        let total = if self.view.table.is_empty() { Exposure::default() } else { Exposure::total() };
         // Cursors first: a portal that fetches from one of before is then judged as unknown.
         self.cursors.clear();
+        self.names = self.names.wrapping_add(1);
         let seen: Vec<(u64, Exposure, Outputs)> = self
             .portals
             .iter()
             .map(|(request, portal)| {
                 let (exposure, outputs) = self.sight(&portal.statement.analysis);
+                let exposure = if portal.by_name.is_some() { total.clone() } else { exposure };
                 (*request, exposure, outputs)
             })
             .collect();
@@ -269,6 +297,11 @@ impl Engine {
                 portal.plan = PortalPlan::of(&exposure);
                 portal.exposure = exposure;
                 portal.outputs = outputs;
+            }
+        }
+        if let Some(Pending::Query { parts, .. }) = &mut self.pending {
+            for part in parts {
+                part.0.exposure = total.clone();
             }
         }
     }
@@ -345,62 +378,6 @@ impl Engine {
     pub(super) fn forget(&mut self, request: u64) {
         if request != 0 {
             self.notes.push(Note::Forget(request));
-        }
-    }
-
-    /// Puts a statement under a name; the request of the one it replaces is forgotten.
-    pub(super) fn replace_statement(
-        &mut self,
-        name: &str,
-        statement: Arc<Prepared>,
-    ) -> Option<Arc<Prepared>> {
-        self.statements.insert(name.to_owned(), statement)
-    }
-
-    pub(super) fn drop_statement(&mut self, name: &str) {
-        if let Some(old) = self.statements.remove(name) {
-            self.forget(old.request);
-        }
-    }
-
-    /// Takes a portal's name away; it goes when nothing more is owed on it.
-    pub(super) fn unname_portal(&mut self, name: &str) {
-        if let Some(request) = self.portal_names.remove(name) {
-            if let Some(portal) = self.portals.get_mut(&request) {
-                portal.named = false;
-            }
-            self.settle_portal(request);
-        }
-    }
-
-    /// One reply about a portal has come.
-    pub(super) fn portal_paid(&mut self, request: u64) {
-        if let Some(portal) = self.portals.get_mut(&request) {
-            portal.owed = portal.owed.saturating_sub(1);
-        }
-        self.settle_portal(request);
-    }
-
-    /// Removes a portal without name and without owed replies; a request that never came to its end ends here.
-    fn settle_portal(&mut self, request: u64) {
-        let gone = self.portals.get(&request).is_some_and(|portal| !portal.named && portal.owed == 0);
-        if let Some(portal) = gone.then(|| self.portals.remove(&request)).flatten() {
-            let outcome = if portal.executed { Outcome::Forwarded } else { Outcome::Cut };
-            self.ended(request, outcome, portal.tally);
-            self.forget(request);
-        }
-    }
-
-    /// Takes all names of portals up to `last` away.
-    pub(super) fn unname_portals(&mut self, last: u64) {
-        let names: Vec<String> = self
-            .portal_names
-            .iter()
-            .filter(|(_, request)| **request <= last)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
-            self.unname_portal(&name);
         }
     }
 }

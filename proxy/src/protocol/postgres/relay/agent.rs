@@ -27,6 +27,7 @@ impl Relay<'_> {
         };
         let Some(frame) = buffer.get(..header.total) else { return Ok(false) };
         let step = self.engine.client(frame)?;
+        self.later = false;
         match step {
             Step::Analyse(text) => match self.postgres.analyzer.cached(&text) {
                 Some(analysis) => self.analysed(&analysis)?,
@@ -51,6 +52,10 @@ impl Relay<'_> {
                 self.parts.client.buffer.advance(header.total);
             }
             Step::Ignore => self.parts.client.buffer.advance(header.total),
+            Step::Later => {
+                self.later = true;
+                return Ok(false);
+            }
             Step::Goodbye => {
                 self.parts.client.buffer.clear();
                 self.agent_ended = true;

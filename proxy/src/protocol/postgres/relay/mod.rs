@@ -114,6 +114,8 @@ pub(super) struct Relay<'a> {
     /// Bytes of a frame that passes unread and is not all here yet.
     passing: usize,
     wait: Wait,
+    /// The agent's next frame waits for a reply that is owed.
+    later: bool,
     agent_ended: bool,
     draining: bool,
     bytes: (u64, u64),
@@ -141,6 +143,7 @@ impl<'a> Relay<'a> {
             to_agent: BytesMut::new(),
             passing: 0,
             wait: Wait::Nothing,
+            later: false,
             agent_ended: false,
             draining: false,
             bytes: (0, 0),
@@ -266,7 +269,8 @@ impl<'a> Relay<'a> {
     /// The next thing that happens.
     async fn next(&mut self, drain: &mut Boxed<()>) -> Event {
         let reading_agent = !self.agent_ended
-            && (matches!(self.wait, Wait::Nothing) || self.parts.client.buffer.len() < AHEAD_BYTES_MAX)
+            && (matches!(self.wait, Wait::Nothing) && !self.later
+                || self.parts.client.buffer.len() < AHEAD_BYTES_MAX)
             && self.engine.has_room();
         if self.engine.is_idle() {
             self.shrink();

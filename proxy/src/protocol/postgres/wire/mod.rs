@@ -10,6 +10,8 @@ mod frame;
 mod frontend;
 mod startup;
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
