@@ -250,15 +250,19 @@ for minor in (0, 2):
 }
 
 #[test]
-fn a_statement_that_is_not_utf8_ends_in_a_native_error_and_reaches_nobody() {
+fn a_statement_that_is_not_utf8_is_refused_reaches_nobody_and_the_session_lives() {
     let stage = Stage::set().unwrap();
     stage
         .wire(
             r#"
+s = Session()
 for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
                 frame(b"P", b"\0UPDATE orders SET item = '\xff\xfe'\0\0\0") + bind() + execute() + SYNC):
-    error = Session().send(message).fatal()
-    assert error and error["S"] == "FATAL" and error["C"] == "08P01", error
+    s.send(message)
+    seen = s.until()
+    error = errors(seen)[0]
+    assert kinds(seen) == "EZ" and error["S"] == "ERROR" and error["C"] == "22021", seen
+    s.alive()
 "#,
         )
         .unwrap();

@@ -287,7 +287,8 @@ fn remove_stale(path: &PathBuf) -> std::io::Result<()> {
 /// could would keep the daemon from starting.
 fn sole(path: &Path) -> Result<File, DaemonError> {
     let failed = |source| DaemonError::Io { what: "the daemon's lock", source };
-    let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let lock =
+        File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(DaemonError::Running { path: path.display().to_string() }),

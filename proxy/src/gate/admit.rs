@@ -84,6 +84,9 @@ pub struct Request {
     pub values: Vec<BoundValue>,
     /// Whether the resource has a transaction open for this session.
     pub in_transaction: bool,
+    /// What else decides what the statement means there: the database, and a digest of every setting that was changed. An
+    /// approval fits one scope.
+    pub scope: Arc<str>,
 }
 
 /// The gate's answer.
@@ -320,7 +323,7 @@ impl Case {
                 let limit = self.limit(terms);
                 let approvers = terms.approvers.iter().cloned().collect();
                 let news = HoldNews { ticket: id.clone(), approvers, limit };
-                Admission::Held(news, Box::pin(wait(self, id, waiter, limit)))
+                Admission::Held(news, Box::pin(wait(self, (id, terms.clone()), waiter, limit)))
             }
             Err(error) => {
                 tracing::warn!(%error, session = %self.session.id, "request cannot be held");
@@ -417,7 +420,12 @@ impl Case {
 }
 
 /// Waits for people, then decides again.
-async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration) -> Result<Permit, Refusal> {
+async fn wait(
+    case: Case,
+    (ticket, terms): (TicketId, HoldTerms),
+    mut waiter: Waiter,
+    limit: Duration,
+) -> Result<Permit, Refusal> {
     let undecided = case.undecided();
     let refuse = |kind| Refusal { kind, policies: Vec::new(), ticket: Some(ticket.clone()) };
     let approval = match tokio::time::timeout(limit, waiter.verdict()).await {
@@ -444,9 +452,14 @@ async fn wait(case: Case, ticket: TicketId, mut waiter: Waiter, limit: Duration)
     let principal = case.gate.principals.principal(&case.session.agent);
     let now = case.gate.clock.now();
     let again = bundle.decide(&question(&case.session, &principal, &case.request.operation, now));
-    match again.verdict {
-        Verdict::Allow | Verdict::Hold(_) => case.release_approved(undecided, &again, approval).await,
-        Verdict::Deny => {
+    // People agreed to these terms for this principal; other terms or another principal are another question.
+    let same = subject(&principal) == subject(&case.principal);
+    match &again.verdict {
+        Verdict::Allow => case.release_approved(undecided, &again, approval).await,
+        Verdict::Hold(now) if same && *now == terms => {
+            case.release_approved(undecided, &again, approval).await
+        }
+        Verdict::Hold(_) | Verdict::Deny => {
             undecided.end(Outcome::Denied);
             let kind = kind_of(&principal, &again);
             Err(Refusal { kind, policies: again.reasons.policies, ticket: Some(ticket.clone()) })
@@ -478,7 +491,7 @@ pub(super) fn subject(principal: &Principal) -> Option<String> {
     }
 }
 
-/// What an approval fits: the same principal, resource, statement, values, transaction state and bundle.
+/// What an approval fits: the same principal, resource, statement, operation, values, transaction state, scope and bundle.
 fn fingerprint(case: &Case, decision: &Decision) -> String {
     let issuer = match &case.principal.identity {
         Identity::Verified { issuer, .. } => Some(issuer),
@@ -486,7 +499,7 @@ fn fingerprint(case: &Case, decision: &Decision) -> String {
     };
     // A JSON array is unambiguous: no field's text can run into the next.
     let canonical = serde_json::json!([
-        "chaperone-fingerprint-1",
+        "chaperone-fingerprint-2",
         case.session.agent,
         issuer,
         subject(&case.principal),
@@ -494,6 +507,8 @@ fn fingerprint(case: &Case, decision: &Decision) -> String {
         &*case.request.statement,
         case.request.values,
         case.request.in_transaction,
+        &*case.request.scope,
+        *case.request.operation,
         decision.bundle,
     ]);
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.to_string().as_bytes());

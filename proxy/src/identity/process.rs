@@ -241,9 +241,13 @@ mod tests {
     #[test]
     fn a_live_process_yields_its_executable_arguments_and_parents() {
         let mut child = Command::new("/bin/sleep").arg("30").stdin(Stdio::null()).spawn().unwrap();
-        // Until exec the child is still this test binary.
+        // Until exec the child is still this test binary, and for a moment of exec it has no arguments.
         let exe = fs::canonicalize("/bin/sleep").unwrap();
-        while fs::read_link(format!("/proc/{}/exe", child.id())).unwrap() != exe {
+        let begun = || {
+            fs::read_link(format!("/proc/{}/exe", child.id())).unwrap() == exe
+                && !fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty()
+        };
+        while !begun() {
             std::thread::yield_now();
         }
         let digests = Digests::default();

@@ -95,11 +95,15 @@ pub(crate) async fn open(
 ) -> Result<Greeted, GreetingError> {
     let mut client = Client { stream, buffer: BytesMut::new(), tls: false, binding: None };
     for _ in 0..ROUNDS_MAX {
-        match client.opening().await? {
+        let opening = match client.opening().await {
+            Ok(opening) => opening,
+            Err(error) => return Err(client.refuse(error).await),
+        };
+        match opening {
             None => return Ok(Greeted::Gone),
             Some(Opening::More) => {}
             Some(Opening::DirectTls | Opening::Ssl { .. }) if client.tls => {
-                return Err(GreetingError::Order("it asked for TLS inside TLS"));
+                return Err(client.refuse(GreetingError::Order("it asked for TLS inside TLS")).await);
             }
             Some(Opening::DirectTls) => client = client.encrypt(authority, names, Some(ALPN)).await?,
             Some(Opening::Ssl { used }) => {
@@ -120,10 +124,20 @@ pub(crate) async fn open(
             }
         }
     }
-    Err(GreetingError::Order("it kept on negotiating"))
+    Err(client.refuse(GreetingError::Order("it kept on negotiating")).await)
 }
 
 impl Client {
+    /// Tells the client what was wrong with its opening, if it can still be told.
+    async fn refuse(&mut self, error: GreetingError) -> GreetingError {
+        if matches!(error, GreetingError::Wire(_) | GreetingError::Order(_))
+            && let Err(gone) = self.send(&wire::notice(&super::notices::opening(&error))).await
+        {
+            tracing::debug!(%gone, "the client could not be told");
+        }
+        error
+    }
+
     /// The next opening, or `None` if the client left before sending a byte.
     async fn opening(&mut self) -> Result<Option<Opening>, GreetingError> {
         loop {

@@ -152,6 +152,7 @@ impl Postgres {
             upstream_key: ready.key,
             enrolled,
             dialer,
+            scope: wishes.scope(),
             database: wishes.database,
             view,
         };

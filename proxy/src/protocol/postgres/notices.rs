@@ -5,6 +5,7 @@
 
 use super::dial::DialError;
 use super::engine::EngineError;
+use super::greeting::GreetingError;
 use super::parameters::ParameterError;
 use super::wire::{Notice, Severity};
 use crate::gate::{HoldNews, Refusal, RefusalKind};
@@ -56,6 +57,11 @@ pub(super) fn held(news: &HoldNews) -> Notice {
 /// A start-up parameter that is not allowed.
 pub(super) fn parameter(error: &ParameterError) -> Notice {
     plain(Severity::Fatal, "42501", format!("chaperone: {error}"))
+}
+
+/// An opening that cannot be understood.
+pub(super) fn opening(error: &GreetingError) -> Notice {
+    plain(Severity::Fatal, "08P01", format!("chaperone: {error}"))
 }
 
 /// The placeholder was not proven.

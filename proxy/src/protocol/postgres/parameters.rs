@@ -81,6 +81,13 @@ impl Wishes {
         Ok(wishes)
     }
 
+    /// Database and search path in one text: what decides which objects a statement's names mean.
+    pub(crate) fn scope(&self) -> String {
+        let path =
+            self.settings.iter().filter(|(name, _)| name == "search_path").map(|(_, value)| value.as_str());
+        format!("{}\0{}", self.database, path.collect::<Vec<_>>().join("\0"))
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), ParameterError> {
         let lower = name.to_ascii_lowercase();
         if lower == "client_encoding" || (lower == "standard_conforming_strings" && value == "on") {

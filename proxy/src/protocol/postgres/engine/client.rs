@@ -73,12 +73,14 @@ impl Engine {
             return Ok(Step::Later);
         }
         match kind {
-            Kind::Query => {
-                Ok(Step::Analyse(Arc::from(wire::parse_query(frame).map_err(EngineError::Client)?)))
-            }
-            Kind::Parse => {
-                Ok(Step::Analyse(Arc::from(Parse::read(frame).map_err(EngineError::Client)?.statement)))
-            }
+            Kind::Query => match wire::parse_query(frame) {
+                Ok(text) => Ok(Step::Analyse(Arc::from(text))),
+                Err(error) => self.unreadable(frame, kind, error),
+            },
+            Kind::Parse => match Parse::read(frame) {
+                Ok(parse) => Ok(Step::Analyse(Arc::from(parse.statement))),
+                Err(error) => self.unreadable(frame, kind, error),
+            },
             Kind::Bind => self.client_bind(frame),
             Kind::Describe => self.client_describe(frame),
             Kind::Execute => self.client_execute(frame),
@@ -99,6 +101,26 @@ impl Engine {
             Kind::CopyData | Kind::CopyDone | Kind::CopyFail => Ok(Step::Ignore),
             Kind::Terminate => Ok(Step::Goodbye),
         }
+    }
+
+    /// A statement in another encoding is refused like a denied one. It is never forwarded: the server would read it otherwise
+    /// than the parser. Anything else that cannot be read ends the session.
+    fn unreadable(&mut self, frame: &[u8], kind: Kind, error: wire::WireError) -> Result<Step, EngineError> {
+        if !error.is_encoding() {
+            return Err(EngineError::Client(error));
+        }
+        // character_not_in_repertoire
+        let denial = Some(missing("22021", "chaperone: the statement is not UTF-8".to_owned()));
+        if kind == Kind::Parse {
+            let name = Parse::name(frame).map_err(EngineError::Client)?.to_owned();
+            self.owed.push_back(Expect::Parse { request: 0, name, made: None, previous: None, denial });
+            return Ok(Step::Constant(PARSE_THAT_FAILS));
+        }
+        self.drop_statement("");
+        self.unname_portal("");
+        let exposure = super::super::exposure::Exposure::default();
+        self.owed.push_back(Expect::Query(Box::new(query(0, Vec::new(), exposure, denial))));
+        Ok(Step::Constant(QUERY_THAT_FAILS))
     }
 
     /// The question for the statement that [`Step::Analyse`] named; `frame` is the same frame.

@@ -16,6 +16,7 @@ use super::super::wire::{Kind, next_frame};
 use super::super::{mask_table, notices};
 use super::{CATALOG_AGE_MAX, CATALOG_AGE_WHEN_IN_DOUBT, HELD_NOTICE_EVERY, Hold, Relay, Wait};
 use crate::gate::{Admission, Permit, Refusal, RefusalKind, Request};
+use crate::model::Effect;
 use crate::sql::Analysis;
 
 impl Relay<'_> {
@@ -136,7 +137,10 @@ impl Relay<'_> {
             statement: ask.statement,
             values: ask.values,
             in_transaction: self.engine.in_transaction(),
+            scope: Arc::clone(&self.scope),
         };
+        let sets = purpose == Purpose::Run && request.operation.effects.contains(&Effect::Set);
+        self.setting = sets.then(|| Arc::clone(&request.statement));
         if leaks {
             let refusal = self.incoming.door.refuse(request, RefusalKind::MaskedData);
             self.refused(&refusal);
@@ -166,6 +170,9 @@ impl Relay<'_> {
             let released = self.parts.upstream.release(permit, &frame);
             self.released.insert(number, released);
             self.engine.permitted(number);
+            if let Some(statement) = self.setting.take() {
+                self.scope = narrower(&self.scope, &statement);
+            }
         }
     }
 
@@ -192,4 +199,11 @@ impl Relay<'_> {
             }
         }
     }
+}
+
+/// The scope after a statement that changes settings: a digest, so that it stays short however many there are.
+fn narrower(scope: &str, statement: &str) -> Arc<str> {
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{scope}\0{statement}").as_bytes());
+    Arc::from(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }

@@ -60,6 +60,8 @@ pub(super) struct SessionParts {
     pub(super) enrolled: Enrolled,
     pub(super) dialer: Dialer,
     pub(super) database: String,
+    /// Database and settings at start-up, in one text.
+    pub(super) scope: String,
     pub(super) view: View,
 }
 
@@ -116,6 +118,10 @@ pub(super) struct Relay<'a> {
     wait: Wait,
     /// The agent's next frame waits for a reply that is owed.
     later: bool,
+    /// What an approval of this session's statements is bound to besides the statement.
+    scope: Arc<str>,
+    /// The statement at hand changes settings.
+    setting: Option<Arc<str>>,
     agent_ended: bool,
     draining: bool,
     bytes: (u64, u64),
@@ -130,6 +136,7 @@ impl<'a> Relay<'a> {
     ) -> Self {
         let view = std::mem::take(&mut parts.view);
         let standing = incoming.door.standing();
+        let scope = Arc::from(parts.scope.as_str());
         Self {
             engine: Engine::new(view, keys),
             parts,
@@ -144,6 +151,8 @@ impl<'a> Relay<'a> {
             passing: 0,
             wait: Wait::Nothing,
             later: false,
+            scope,
+            setting: None,
             agent_ended: false,
             draining: false,
             bytes: (0, 0),

@@ -40,6 +40,17 @@ pub enum WireError {
     Startup(&'static str),
 }
 
+/// What is wrong with text in another encoding. The frame around it is sound.
+const NOT_UTF8: &str = "a string is not UTF-8";
+
+impl WireError {
+    /// True if the message is sound but for text that is not UTF-8: it can be refused without ending the session.
+    #[must_use]
+    pub fn is_encoding(&self) -> bool {
+        matches!(self, Self::Malformed { problem: NOT_UTF8, .. })
+    }
+}
+
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -166,7 +177,7 @@ impl<'a> Reader<'a> {
     /// A UTF-8 string up to a zero byte.
     pub(super) fn text(&mut self) -> Result<&'a str, WireError> {
         let bytes = self.cstring()?;
-        std::str::from_utf8(bytes).ok().ok_or_else(|| self.wrong("a string is not UTF-8"))
+        std::str::from_utf8(bytes).ok().ok_or_else(|| self.wrong(NOT_UTF8))
     }
 
     pub(super) fn is_empty(&self) -> bool {

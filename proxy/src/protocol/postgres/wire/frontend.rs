@@ -101,6 +101,14 @@ pub struct Parse<'a> {
 }
 
 impl<'a> Parse<'a> {
+    /// The statement name alone, for a message whose text cannot be read.
+    ///
+    /// # Errors
+    /// When there is no name, or it is not UTF-8.
+    pub fn name(frame: &'a [u8]) -> Result<&'a str, WireError> {
+        Reader::of_frame(frame)?.text()
+    }
+
     /// Reads a whole frame.
     ///
     /// # Errors
