@@ -130,7 +130,10 @@ pub(crate) async fn open(
 impl Client {
     /// Tells the client what was wrong with its opening, if it can still be told.
     async fn refuse(&mut self, error: GreetingError) -> GreetingError {
-        if matches!(error, GreetingError::Wire(_) | GreetingError::Order(_))
+        // A cancel request has no answer, not even to a broken one: clients wait for the end and take data for an error.
+        let silent = matches!(error, GreetingError::Wire(WireError::CancelKey));
+        if !silent
+            && matches!(error, GreetingError::Wire(_) | GreetingError::Order(_))
             && let Err(gone) = self.send(&wire::notice(&super::notices::opening(&error))).await
         {
             tracing::debug!(%gone, "the client could not be told");

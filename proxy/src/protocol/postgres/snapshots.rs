@@ -23,12 +23,14 @@ type Known = HashMap<(String, String), (Instant, Arc<Catalog>)>;
 #[derive(Debug, Clone)]
 pub(super) struct Snapshots {
     known: Arc<Mutex<Known>>,
+    /// One reader at a time: a thousand sessions that begin together must not open a thousand catalog connections.
+    reading: Arc<tokio::sync::Mutex<()>>,
     clock: Clock,
 }
 
 impl Snapshots {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { known: Arc::default(), clock }
+        Self { known: Arc::default(), reading: Arc::default(), clock }
     }
 
     /// A snapshot of `database` on `resource` at most [`FRESH`] old, or read after `since` ago when that is not zero.
@@ -41,11 +43,15 @@ impl Snapshots {
     ) -> Result<Arc<Catalog>, DialError> {
         let key = (resource.to_owned(), database.to_owned());
         let accepted = if newer_than.is_zero() { FRESH } else { newer_than };
+        let asked = self.clock.instant();
+        if let Some(catalog) = self.remembered(&key, accepted, asked) {
+            return Ok(catalog);
+        }
+        let _turn = self.reading.lock().await;
+        // Whoever had the turn before may have read what is wanted here.
         let now = self.clock.instant();
-        if let Some((at, catalog)) = self.known.lock().get(&key)
-            && now.saturating_duration_since(*at) < accepted
-        {
-            return Ok(Arc::clone(catalog));
+        if let Some(catalog) = self.remembered(&key, accepted, asked) {
+            return Ok(catalog);
         }
         let catalog = Arc::new(dialer.catalog(database).await?);
         let mut known = self.known.lock();
@@ -56,5 +62,12 @@ impl Snapshots {
         known.insert(key, (now, Arc::clone(&catalog)));
         drop(known);
         Ok(catalog)
+    }
+
+    /// The snapshot of a database, if it was read less than `accepted` before `asked`.
+    fn remembered(&self, key: &(String, String), accepted: Duration, asked: Instant) -> Option<Arc<Catalog>> {
+        let known = self.known.lock();
+        let (at, catalog) = known.get(key)?;
+        (asked.saturating_duration_since(*at) < accepted).then(|| Arc::clone(catalog))
     }
 }

@@ -35,6 +35,9 @@ pub enum WireError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A cancel request whose key no server issues.
+    #[error("cancel request has a key of an impossible length")]
+    CancelKey,
     /// Start-up bytes that are no start-up message.
     #[error("start-up message is not acceptable: {0}")]
     Startup(&'static str),

@@ -92,7 +92,7 @@ pub fn read_opening(buffer: &[u8]) -> Result<Opening, WireError> {
             let pid = reader.u32()?;
             let secret = reader.bytes(total.saturating_sub(12))?.to_vec();
             if !(4..=256).contains(&secret.len()) {
-                return Err(WireError::Startup("its cancel key has no possible length"));
+                return Err(WireError::CancelKey);
             }
             Ok(Opening::Cancel(CancelKey { pid, secret }))
         }
