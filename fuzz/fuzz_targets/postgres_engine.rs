@@ -1,4 +1,6 @@
 //! Whatever agent and server send in whatever order: nothing follows under a request that is gone, each request ends once.
+//!
+//! Bytes are instructions for both sides; the rules that are checked stand in the harness in `engine/testing.rs`.
 
 #![no_main]
 

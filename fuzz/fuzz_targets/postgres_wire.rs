@@ -1,4 +1,6 @@
 //! No reader panics on any bytes, and what a writer can write is what was read.
+//!
+//! Every reader of the room meets the same bytes; what one accepts it must account for.
 
 #![no_main]
 

@@ -7,6 +7,12 @@
 //! Limits: the forms are those; ciphers and arithmetic on values are caught only where the whole value is masked.
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a panic here is the failure of the test"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

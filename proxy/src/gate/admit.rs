@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::cache::DecisionCache;
+use super::fingerprint::fingerprint;
 use super::ledger::Counts;
 use super::permit::{Permit, Undecided};
 use super::refusal::{Refusal, RefusalKind};
@@ -274,11 +275,11 @@ fn question<'a>(
 }
 
 /// One request on its way through the gate.
-struct Case {
+pub(super) struct Case {
     gate: Gate,
-    session: Arc<Session>,
-    principal: Arc<Principal>,
-    request: Request,
+    pub(super) session: Arc<Session>,
+    pub(super) principal: Arc<Principal>,
+    pub(super) request: Request,
     id: RequestId,
 }
 
@@ -489,28 +490,4 @@ pub(super) fn subject(principal: &Principal) -> Option<String> {
         Identity::Verified { subject, .. } => Some(subject.clone()),
         Identity::Unidentified { .. } => None,
     }
-}
-
-/// What an approval fits: the same principal, resource, statement, operation, values, transaction state, scope and bundle.
-fn fingerprint(case: &Case, decision: &Decision) -> String {
-    let issuer = match &case.principal.identity {
-        Identity::Verified { issuer, .. } => Some(issuer),
-        Identity::Unidentified { .. } => None,
-    };
-    // A JSON array is unambiguous: no field's text can run into the next.
-    let canonical = serde_json::json!([
-        "chaperone-fingerprint-2",
-        case.session.agent,
-        issuer,
-        subject(&case.principal),
-        case.session.resource.name,
-        &*case.request.statement,
-        case.request.values,
-        case.request.in_transaction,
-        &*case.request.scope,
-        *case.request.operation,
-        decision.bundle,
-    ]);
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.to_string().as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,6 +6,7 @@
 
 mod admit;
 mod cache;
+mod fingerprint;
 mod ledger;
 mod permit;
 mod refusal;

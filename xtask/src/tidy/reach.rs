@@ -2,7 +2,8 @@
 //!
 //! Roots are what cargo finds by itself: `lib.rs`, `main.rs` and `build.rs` of a package, programs in `src/bin`,
 //! and everything in `tests`, `benches`, `examples` and `fuzz_targets`.
-//! Limits: `#[path]` and modules made by macros are not followed, so the house does without them.
+//! `#[path = "…"]` is followed where it stands on a line of its own, as parts of an outer test need it.
+//! Limits: modules made by macros are not followed, so the house does without them.
 
 use std::collections::BTreeSet;
 
@@ -18,6 +19,11 @@ pub(crate) fn dead_files(tree: &Tree) -> Vec<Finding> {
         if !alive.insert(path) {
             continue;
         }
+        let beside = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for named in text.lines().filter_map(path_attribute) {
+            let candidate = format!("{beside}/{named}");
+            todo.extend(tree.files.get_key_value(&candidate).map(|(path, _)| path.as_str()));
+        }
         for name in Source::new(text).declared_modules() {
             let folder = child_folder(path);
             for candidate in [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")] {
@@ -27,6 +33,11 @@ pub(crate) fn dead_files(tree: &Tree) -> Vec<Finding> {
     }
     let dead = tree.rust().map(|(path, _)| path).filter(|path| !alive.contains(path));
     dead.map(|path| Finding::new(path, "no `mod` line leads to this file")).collect()
+}
+
+/// The file that a `#[path]` line names.
+fn path_attribute(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]")
 }
 
 /// Cargo's own roots, whatever package they are in.
@@ -67,7 +78,8 @@ mod tests {
             ("proxy/src/b/mod.rs", "#[cfg(test)]\nmod tests;"),
             ("proxy/src/b/tests.rs", ""),
             ("proxy/src/b/forgotten.rs", ""),
-            ("proxy/tests/outer.rs", ""),
+            ("proxy/tests/outer.rs", "#[path = \"outer/part.rs\"]\nmod part;"),
+            ("proxy/tests/outer/part.rs", ""),
             ("proxy/src/bin/tool/main.rs", "mod part;"),
             ("proxy/src/bin/tool/part.rs", ""),
             ("proxy/build.rs", ""),

@@ -1,4 +1,6 @@
 //! Runs every reader over one message. For fuzzing and tests.
+//!
+//! For fuzzing and tests only; nothing here is in the product.
 
 use bytes::BytesMut;
 
