@@ -5,6 +5,7 @@
 //! INVARIANT: after each test a fresh session still works.
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic here is the failure of the test")]
 
 #[path = "postgres/held.rs"]
 mod held;
