@@ -192,11 +192,7 @@ impl Door {
 
     /// Judges a request.
     pub fn admit(&mut self, request: Request) -> Admission {
-        let id = self.next_id();
-        let (bundle, principal) = self.standing();
-        let decision = self.decide(&bundle, &principal, &request.operation);
-        let case =
-            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let (decision, case) = self.open_case(request);
         let counts = &self.gate.counts;
         match &decision.verdict {
             Verdict::Allow => {
@@ -217,11 +213,7 @@ impl Door {
     /// Judges a request that only makes another one ready and runs nothing, such as PostgreSQL's `Parse`. A denial counts; a
     /// hold waits until the request itself comes, with its values.
     pub fn prepare(&mut self, request: Request) -> Admission {
-        let id = self.next_id();
-        let (bundle, principal) = self.standing();
-        let decision = self.decide(&bundle, &principal, &request.operation);
-        let case =
-            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
+        let (decision, case) = self.open_case(request);
         match &decision.verdict {
             Verdict::Allow | Verdict::Hold(_) => match case.record(&decision, None) {
                 Ok(_) => Admission::Permitted(case.undecided().permit()),
@@ -236,14 +228,18 @@ impl Door {
 
     /// Refuses a request for a reason that lies in the protocol, and records it.
     pub fn refuse(&mut self, request: Request, kind: RefusalKind) -> Refusal {
+        let (decision, case) = self.open_case(request);
+        let refusal = case.deny(&Decision { verdict: Verdict::Deny, ..(*decision).clone() }, None);
+        Refusal { kind, ..refusal }
+    }
+
+    /// Numbers a request, decides it, and sets it on its way.
+    fn open_case(&mut self, request: Request) -> (Arc<Decision>, Case) {
         let id = self.next_id();
         let (bundle, principal) = self.standing();
-        let mut decision = (*self.decide(&bundle, &principal, &request.operation)).clone();
-        decision.verdict = Verdict::Deny;
-        let case =
-            Case { gate: self.gate.clone(), session: Arc::clone(&self.session), principal, request, id };
-        let refusal = case.deny(&decision, None);
-        Refusal { kind, ..refusal }
+        let decision = self.decide(&bundle, &principal, &request.operation);
+        let (gate, session) = (self.gate.clone(), Arc::clone(&self.session));
+        (decision, Case { gate, session, principal, request, id })
     }
 
     fn next_id(&mut self) -> RequestId {
