@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The root of the clone.
+/// The root of the clone that this command was called in. Cargo says so when it runs us; what was compiled in may be another
+/// clone, since clones can share one target folder.
 pub(crate) fn repository() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let running = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest = running.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf());
     Ok(manifest.parent().context("the xtask package lies outside a repository")?.to_path_buf())
 }
 
