@@ -1,11 +1,12 @@
 //! Orderly end: one trigger, many watchers, and every task counted until it is gone.
 //!
 //! Phases: `Running`, then `Draining` (no new sessions, old ones finish), then `Forced` (everything stops now).
-//! INVARIANT: tasks start only through [`Shutdown::spawn`], so none outlives [`Shutdown::drained`] unseen.
+//! INVARIANT: tasks start only through [`Shutdown::spawn`] and [`Shutdown::spawn_on`], so none outlives [`Shutdown::drained`] unseen.
 
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// How far the daemon's end has come.
@@ -64,10 +65,26 @@ impl Shutdown {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts tasks")]
+        let _handle = tokio::spawn(self.ended(name, task));
+    }
+
+    /// The same on another runtime.
+    pub fn spawn_on<F>(&self, runtime: &Handle, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let _handle = runtime.spawn(self.ended(name, task));
+    }
+
+    /// `task`, counted from now on and dropped when the phase becomes `Forced`.
+    fn ended<F>(&self, name: &'static str, task: F) -> impl Future<Output = ()> + Send + 'static + use<F>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let guard = Counted::new(Arc::clone(&self.tasks));
         let end = self.clone();
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts tasks")]
-        let _handle = tokio::spawn(async move {
+        async move {
             let _guard = guard;
             // Termination first: whatever `task` held is dropped, and its `Drop` impls write the outcome.
             tokio::select! {
@@ -75,7 +92,7 @@ impl Shutdown {
                 () = end.reached(Phase::Forced) => tracing::debug!(task = name, "stopped by force"),
                 () = task => {}
             }
-        });
+        }
     }
 
     /// Number of tasks alive.

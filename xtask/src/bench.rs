@@ -24,12 +24,15 @@ enum What {
         /// Change nothing on this machine: list what is missing and end with 3
         #[arg(long)]
         no_install: bool,
+        /// Measure only the loads whose title has this text, and leave the report as it is
+        #[arg(long)]
+        only: Option<String>,
     },
 }
 
 /// Sets up, builds, measures.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let What::Postgres { seconds, no_install } = &args.what;
+    let What::Postgres { seconds, no_install, only } = &args.what;
     setup::require_kernel()?;
     setup::run(&setup::Args { no_install: *no_install, ci: false })?;
     shell::announce(
@@ -54,6 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bench.arg(format!("CHAPERONE_BIN={}", paths::built("release", "chaperone")?.display()));
     bench.arg(paths::built("release", "bench")?).arg("postgres").arg("--seconds").arg(seconds.to_string());
     bench.arg("--report").arg(paths::repository()?.join("docs/benchmarks.md"));
+    if let Some(only) = only {
+        bench.arg("--only").arg(only);
+    }
     let measured = shell::run(&mut bench);
     let clean = leftovers::require_none(&before);
     measured.and(clean)

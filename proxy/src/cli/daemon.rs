@@ -33,6 +33,9 @@ pub struct Args {
     check: bool,
 }
 
+/// Threads beside the sessions' own: one may be busy reading a large bundle while the other answers.
+const WORKERS: usize = 2;
+
 /// Runs the service.
 ///
 /// # Errors
@@ -50,7 +53,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
+    // For everything but sessions, which have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

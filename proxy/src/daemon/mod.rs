@@ -31,7 +31,7 @@ use crate::policy::Live;
 use crate::protocol::contract::Serve;
 use crate::protocol::postgres::Postgres;
 use crate::protocol::registry::Registry as Protocols;
-use crate::session::{Arrival, Registry, Sessions, Targets};
+use crate::session::{Arrival, Lanes, Registry, Sessions, Targets};
 use crate::shutdown::{Phase, Shutdown};
 use crate::sql::Analyzer;
 use crate::tls::Authority;
@@ -163,6 +163,7 @@ async fn build(
         gate: gate.clone(),
         registry: Registry::default(),
         clock: clock.clone(),
+        lanes: Lanes::start().map_err(|source| DaemonError::Io { what: "the session threads", source })?,
         shutdown: shutdown.clone(),
     };
     let running = Arc::new(Running {

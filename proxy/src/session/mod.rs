@@ -4,10 +4,12 @@
 //! fails any step is reset and recorded. INVARIANT: every accepted connection ends in exactly one of `session_closed` and
 //! `connection_refused`.
 
+mod lanes;
 mod registry;
 mod run;
 mod targets;
 
+pub use lanes::Lanes;
 pub use registry::{Registry, Summary};
 pub use run::{Arrival, Sessions};
 pub use targets::{LOOKUP_EVERY, Targets};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
+use super::lanes::Lanes;
 use super::registry::Registry;
 use super::targets::Targets;
 use crate::clock::Clock;
@@ -48,6 +49,8 @@ pub struct Sessions {
     pub registry: Registry,
     /// Time.
     pub clock: Clock,
+    /// The threads sessions run on.
+    pub lanes: Lanes,
     /// The daemon's end.
     pub shutdown: Shutdown,
 }
@@ -55,12 +58,17 @@ pub struct Sessions {
 impl Sessions {
     /// Serves one connection in a task of its own.
     pub fn serve(&self, arrival: Arrival) {
+        let Arrival { stream, destination, origin } = arrival;
         let sessions = self.clone();
-        self.shutdown.spawn("session", Box::pin(async move { sessions.run(arrival).await }));
+        let session = move |stream| Box::pin(async move { sessions.run(stream, destination, origin).await });
+        if let Err(error) = self.lanes.run(&self.shutdown, stream, session) {
+            tracing::error!(pid = origin.pid, %destination, %error, "connection refused: its socket cannot be watched");
+            let reason = format!("its socket cannot be watched: {error}");
+            self.gate.turned_away(&Turned { destination, known: None, reason });
+        }
     }
 
-    async fn run(&self, arrival: Arrival) {
-        let Arrival { stream, destination, origin } = arrival;
+    async fn run(&self, stream: TcpStream, destination: SocketAddr, origin: ProcessOrigin) {
         let identified = match self.resolver.identify(&origin).await {
             Ok(identified) => identified,
             Err(error) => {

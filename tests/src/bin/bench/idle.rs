@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chaperone_tests::wait;
@@ -18,8 +19,13 @@ const SESSIONS: u32 = 1000;
 
 /// Opens them through both proxies, one after the other.
 pub(crate) fn sessions(bench: &Bench, table: &mut Table) -> Result<()> {
-    let mut row = vec![0.0];
-    for way in [Way::Pgbouncer, Way::Chaperone] {
+    let title = "resident memory per idle session";
+    if !table.wants(title) {
+        return Ok(());
+    }
+    let mut row = [0.0; 2];
+    // The pooler goes last: it keeps its connections to the server when its clients leave.
+    for (way, cell) in [Way::Chaperone, Way::Pgbouncer].into_iter().zip(row.iter_mut().rev()) {
         let memory = || match way {
             Way::Pgbouncer => resident(bench.pooler.pid().as_raw()),
             Way::Direct | Way::Chaperone => bench.daemon_memory(),
@@ -34,13 +40,23 @@ pub(crate) fn sessions(bench: &Bench, table: &mut Table) -> Result<()> {
             "{way}: {before} KiB before, {after} KiB with {SESSIONS} idle sessions, {each:.1} KiB each"
         );
         table.note(format!("{way}: {before} KiB resident before, {after} KiB with {SESSIONS} idle sessions"));
-        row.push(each);
+        *cell = each;
     }
-    table.add("resident memory per idle session", "KiB", &row);
+    let [pooler, ours] = row;
+    table.add(title, "KiB", &[0.0, pooler, ours]);
     Ok(())
 }
 
 impl Bench {
+    /// Processor time that the proxy of this way has used; none for the direct way.
+    pub(crate) fn processor_time(&self, way: Way) -> Result<Duration> {
+        match way {
+            Way::Direct => Ok(Duration::ZERO),
+            Way::Pgbouncer => processor_time(self.pooler.pid().as_raw()),
+            Way::Chaperone => processor_time(self.daemon.pid().context("the daemon is not running")?),
+        }
+    }
+
     /// Resident memory of the daemon and its workers, in KiB.
     pub(crate) fn daemon_memory(&self) -> Result<u64> {
         let pid = self.daemon.pid().context("the daemon is not running")?;
@@ -52,6 +68,20 @@ impl Bench {
         }
         Ok(total)
     }
+}
+
+/// User and system time of a process with all its threads, in the kernel's ticks of 10 ms.
+fn processor_time(pid: i32) -> Result<Duration> {
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).context("cannot read a process's times")?;
+    // The name in brackets may hold anything; `utime` and `stime` are fields 14 and 15 of proc(5).
+    let fields: Vec<&str> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).collect();
+    let mut ticks = 0_u64;
+    for field in fields {
+        ticks += field.parse::<u64>().with_context(|| format!("`{field}` is no number of ticks"))?;
+    }
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// `VmRSS` of a process, in KiB.
@@ -78,7 +108,7 @@ impl Holder {
             "the idle client did not open its sessions: `{line}`"
         );
         // Let buffers that are freed late be freed.
-        wait::until("the dust to settle", std::time::Duration::from_secs(5), {
+        wait::until("the dust to settle", Duration::from_secs(5), {
             let mut asked = 0;
             move || {
                 asked += 1;

@@ -21,10 +21,13 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["postgres", "--seconds", seconds, "--report", report] => postgres(seconds, Path::new(report)),
+        ["postgres", "--seconds", seconds, "--report", report] => postgres(seconds, Path::new(report), None),
+        ["postgres", "--seconds", seconds, "--report", report, "--only", only] => {
+            postgres(seconds, Path::new(report), Some(only))
+        }
         ["fetch", address, user, database, sql] => clients::fetch(address, user, database, sql),
         ["idle", address, user, database, count] => clients::idle(address, user, database, count),
-        _ => Err(anyhow::anyhow!("usage: bench postgres --seconds N --report FILE")),
+        _ => Err(anyhow::anyhow!("usage: bench postgres --seconds N --report FILE [--only TEXT]")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,20 +38,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures everything and writes the report.
-fn postgres(seconds: &str, report: &Path) -> Result<()> {
+/// Measures everything and writes the report; with `only`, measures the loads whose title has that text and just prints.
+fn postgres(seconds: &str, report: &Path, only: Option<&str>) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("this needs root, to load kernel programs; start it with `cargo xtask bench postgres`");
     }
     let seconds: u32 = seconds.parse().context("`--seconds` wants a number")?;
     let bench = paths::Bench::set()?;
-    let mut table = table::Table::default();
+    let mut table = table::Table::only(only);
     workload::select_only(&bench, seconds, &mut table)?;
     workload::connects(&bench, seconds, &mut table)?;
     workload::large_result(&bench, &mut table)?;
     idle::sessions(&bench, &mut table)?;
+    table.note(format!("the record took {} bytes for the whole run", bench.record_bytes()?));
     let text = table.to_markdown(&facts::machine()?, seconds);
     println!("\n{text}");
+    if only.is_some() {
+        return Ok(());
+    }
     let report: PathBuf = report.to_path_buf();
     std::fs::write(&report, text).with_context(|| format!("cannot write `{}`", report.display()))?;
     println!("written to {}", report.display());

@@ -9,9 +9,20 @@ use std::fmt::Write;
 pub(crate) struct Table {
     rows: Vec<(String, &'static str, Vec<f64>)>,
     notes: Vec<String>,
+    only: Option<String>,
 }
 
 impl Table {
+    /// A table for the loads whose title has this text; for all of them without one.
+    pub(crate) fn only(text: Option<&str>) -> Self {
+        Self { only: text.map(str::to_owned), ..Self::default() }
+    }
+
+    /// Whether a load of this title is to be measured.
+    pub(crate) fn wants(&self, title: &str) -> bool {
+        self.only.as_deref().is_none_or(|text| title.contains(text))
+    }
+
     /// Adds a row: direct, pgbouncer, Chaperone.
     pub(crate) fn add(&mut self, title: &str, unit: &'static str, values: &[f64]) {
         self.rows.push((title.to_owned(), unit, values.to_vec()));

@@ -24,9 +24,14 @@ const REPEATS: usize = 3;
 pub(crate) fn select_only(bench: &Bench, seconds: u32, table: &mut Table) -> Result<()> {
     for mode in MODES {
         for clients in CLIENTS {
-            let mut row = Vec::new();
+            let title = format!("select-only, {mode}, {clients} clients");
+            if !table.wants(&title) {
+                continue;
+            }
+            let (mut row, mut costs) = (Vec::new(), Vec::new());
             for way in Way::ALL {
                 let mut command = bench.pgbench(way);
+                let before = bench.processor_time(way)?;
                 command.args([
                     "-n",
                     "-S",
@@ -38,9 +43,17 @@ pub(crate) fn select_only(bench: &Bench, seconds: u32, table: &mut Table) -> Res
                     &clients.min(4).to_string(),
                 ]);
                 command.args(["-T", &seconds.to_string(), sample::DATABASE]);
-                row.push(tps(command, seconds, &format!("{way} {mode} {clients}"))?);
+                let rate = tps(command, seconds, &format!("{way} {mode} {clients}"))?;
+                let spent = bench.processor_time(way)?.saturating_sub(before);
+                row.push(rate);
+                costs.push(spent.as_secs_f64() * 1e6 / (rate * f64::from(seconds)));
             }
-            table.add(&format!("select-only, {mode}, {clients} clients"), "statements/s", &row);
+            table.add(&title, "statements/s", &row);
+            table.add(
+                &format!("the proxy's processor time, {mode}, {clients} clients"),
+                "µs/statement",
+                &costs,
+            );
         }
     }
     Ok(())
@@ -48,13 +61,17 @@ pub(crate) fn select_only(bench: &Bench, seconds: u32, table: &mut Table) -> Res
 
 /// The same with a new connection for each statement.
 pub(crate) fn connects(bench: &Bench, seconds: u32, table: &mut Table) -> Result<()> {
+    let title = "connect, one statement, disconnect, 4 clients";
+    if !table.wants(title) {
+        return Ok(());
+    }
     let mut row = Vec::new();
     for way in Way::ALL {
         let mut command = bench.pgbench(way);
         command.args(["-n", "-S", "-C", "-c", "4", "-j", "2", "-T", &seconds.to_string(), sample::DATABASE]);
         row.push(tps(command, seconds, &format!("{way} connects"))?);
     }
-    table.add("connect, one statement, disconnect, 4 clients", "connects/s", &row);
+    table.add(title, "connects/s", &row);
     Ok(())
 }
 
@@ -65,6 +82,9 @@ pub(crate) fn large_result(bench: &Bench, table: &mut Table) -> Result<()> {
         ("1,000,000 rows, one masked column", "SELECT id, email, amount FROM million"),
     ];
     for (title, sql) in loads {
+        if !table.wants(title) {
+            continue;
+        }
         let mut best = [0.0_f64; 3];
         let before = bench.daemon_memory()?;
         for _ in 0..REPEATS {
@@ -78,7 +98,6 @@ pub(crate) fn large_result(bench: &Bench, table: &mut Table) -> Result<()> {
         let grown = bench.daemon_memory()?.saturating_sub(before);
         table.note(format!("{title}: the daemon's resident memory grew by {grown} KiB over {REPEATS} runs"));
     }
-    table.note(format!("the record took {} bytes for the whole run", bench.record_bytes()?));
     Ok(())
 }
 
