@@ -48,7 +48,11 @@ mod tests {
 
         async fn resolver(&self) -> Resolver {
             let agent = AgentSettings { name: reporter(), matches: None, source: Some(self.source.clone()) };
-            let settings = Settings { agents: vec![agent], parent: "chaperone-test.slice".into() };
+            let settings = Settings {
+                agents: vec![agent],
+                parent: "chaperone-test.slice".into(),
+                steps: "/nonexistent".into(),
+            };
             Resolver::start(&settings, &Clock::system(), &self.shutdown).await.unwrap()
         }
 
@@ -274,7 +278,7 @@ mod tests {
 
     async fn plain_resolver(parent: &str, matches: Option<AgentMatch>, shutdown: &Shutdown) -> Resolver {
         let agent = AgentSettings { name: reporter(), matches, source: None };
-        let settings = Settings { agents: vec![agent], parent: parent.into() };
+        let settings = Settings { agents: vec![agent], parent: parent.into(), steps: "/nonexistent".into() };
         Resolver::start(&settings, &Clock::system(), shutdown).await.unwrap()
     }
 

@@ -13,8 +13,9 @@ use std::time::Duration;
 use anyhow::Result;
 use chaperone::clock::Clock;
 use chaperone::intercept::Tree;
-use chaperone_tests::agent::Agent;
+use chaperone_tests::agent::{Agent, dsn};
 use chaperone_tests::daemon::{Daemon, Plan};
+use chaperone_tests::postgres::program_path;
 use chaperone_tests::shop::{AGENT, APPROVERS, POLICY, STRANGER, Setup, Shop};
 use chaperone_tests::talk::Reply;
 use chaperone_tests::{ports, process, wait};
@@ -25,6 +26,24 @@ const LIMIT: Duration = Duration::from_secs(60);
 const EMAIL: &str = "SELECT email FROM customers WHERE id = 7";
 const CLEAR: &str = "customer7@mail.example";
 const ITEM: &str = "SELECT item FROM orders WHERE id = 7";
+
+/// A BPF file system of a test's own, unmounted when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn bpf(path: &'a Path) -> Result<Self> {
+        process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(path), LIMIT)?.success()?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = process::run(Command::new("umount").arg(self.0), LIMIT) {
+            eprintln!("cannot unmount: {error:#}");
+        }
+    }
+}
 
 fn setup(top: &str, agent: &str, resource: &str) -> Setup {
     let owned = str::to_owned;
@@ -50,6 +69,25 @@ fn untagged_programs_reach_the_database_itself() {
 }
 
 #[test]
+fn the_launchers_step_is_in_the_record_and_no_other_agent_reads_it() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    let psql = |step: &[&str]| {
+        let mut command = shop.daemon.command(&["run"]);
+        command.args(["--agent", AGENT, "--uid", "65534"]).args(step).arg("--");
+        command.arg(program_path("psql")).args(["-XAtw", "-d", &dsn(&shop.server), "-c", ITEM]);
+        process::run(&mut command, LIMIT).unwrap().success().unwrap()
+    };
+    psql(&["--step", "nightly report"]);
+    psql(&[]);
+    let steps: Vec<Value> =
+        shop.records("session_opened").unwrap().iter().map(|one| one["evidence"]["step"].clone()).collect();
+    assert_eq!(steps, ["nightly report".into(), Value::Null]);
+    let folder = shop.daemon.dir().path().join("run/steps");
+    let seen = shop.agent().run("ls", [&folder]).unwrap();
+    assert!(!seen.status.success() && seen.stderr.contains("Permission denied"), "{}", seen.both());
+}
+
+#[test]
 fn a_second_daemon_says_why_it_refuses_and_the_first_keeps_serving() {
     let shop = Shop::open(&Setup::default()).unwrap();
     let mut talk = shop.talk().unwrap();
@@ -67,6 +105,24 @@ fn a_second_daemon_says_why_it_refuses_and_the_first_keeps_serving() {
     let third = process::run(command.arg("daemon").arg("--config").arg(other), LIMIT).unwrap();
     assert_eq!(third.status.code(), Some(1), "{}", third.both());
     assert!(third.stderr.contains("another daemon runs already"), "{}", third.both());
+    // Nor with a runtime directory of its own besides: the agents' cgroup, and the pins, are the first one's.
+    let strange = shop.daemon.dir().folder("other-bpf").unwrap();
+    for (what, pins) in [("could not take pin", None), ("could not take cgroup", Some(strange.as_path()))] {
+        let mut config = std::fs::read_to_string(shop.daemon.dir().path().join("other.toml")).unwrap();
+        config = config.replace("/run\"", "/other-run\"");
+        let _mount = pins.map(|pins| {
+            let old = config.lines().find(|line| line.starts_with("pin_dir = ")).unwrap().to_owned();
+            config = config.replace(&old, &format!("pin_dir = \"{}/chaperone\"", pins.display()));
+            Mounted::bpf(pins).unwrap()
+        });
+        assert!(config.contains("/other-run\""), "{config}");
+        let other = shop.daemon.dir().write("fourth.toml", config, 0o644).unwrap();
+        let mut command = Command::new(shop.daemon.program());
+        let fourth = process::run(command.arg("daemon").arg("--config").arg(other), LIMIT).unwrap();
+        assert_eq!(fourth.status.code(), Some(1), "{}", fourth.both());
+        assert!(fourth.stderr.contains(what), "{}", fourth.both());
+        assert!(fourth.stderr.contains("another daemon has it"), "{}", fourth.both());
+    }
     talk.ask(ITEM).unwrap().cell().unwrap();
     shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
     assert!(shop.daemon.cli(&["status"]).unwrap().status.success(), "the control socket was taken away");

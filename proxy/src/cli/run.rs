@@ -8,11 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow, bail};
@@ -26,6 +24,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
+use crate::identity::Steps;
 use crate::intercept::{self, Cgroup, Settings, Tree};
 
 /// Start a process as an agent.
@@ -54,8 +53,6 @@ struct Plan<'a> {
     command: &'a [OsString],
 }
 
-/// Longest step text that is kept: a sentence, not a document.
-const STEP_BYTES_MAX: usize = 1024;
 /// What a root agent keeps: ordinary file and process rights, and low ports.
 const KEPT: [Capability; 8] = [
     Capability::CAP_CHOWN,
@@ -123,14 +120,14 @@ pub fn launch(launch: Launch) -> anyhow::Result<ExitCode> {
     if !config.identity.agents.iter().any(|agent| agent.name.0 == launch.args.agent) {
         anyhow::bail!("no agent named `{}` is configured", launch.args.agent);
     }
-    run(launch.args, &config.intercept, &config.runtime_dir)
+    run(launch.args, &config.intercept, &Steps::new(&config.identity.steps, &config.identity.parent))
 }
 
 /// Starts the agent in place of this process.
 ///
 /// # Errors
 /// When the name, the user or the command cannot be used, or `exec` fails.
-pub fn run(args: Args, settings: &Settings, runtime_dir: &Path) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args, settings: &Settings, steps: &Steps) -> anyhow::Result<ExitCode> {
     let user = args.uid.as_deref().map(user).transpose()?;
     let filters = filters().context("could not build the system call filter")?;
     let cgroup = match guarded(settings, &args.agent) {
@@ -144,7 +141,9 @@ pub fn run(args: Args, settings: &Settings, runtime_dir: &Path) -> anyhow::Resul
         eprintln!("chaperone: `{}` runs as root; give it a user of its own with `--uid`", args.agent);
     }
     if let Some(step) = &args.step {
-        note_step(runtime_dir, &cgroup, step)?;
+        let mount = Tree::find()?;
+        let run = cgroup.path().strip_prefix(mount.mount()).context("the run's cgroup left the tree")?;
+        steps.note(run, step).context("could not keep the step")?;
     }
     Err(enter(&Plan { cgroup: &cgroup, user, filters, command: &args.command }))
 }
@@ -166,19 +165,6 @@ fn guarded(settings: &Settings, agent: &str) -> anyhow::Result<Cgroup> {
     }
     cgroup.remove()?;
     bail!("kernel programs not in effect: {}", missing.join(", "))
-}
-
-/// Leaves the step where the daemon looks for it. Without a daemon there is nobody to tell.
-fn note_step(runtime_dir: &Path, cgroup: &Cgroup, step: &str) -> anyhow::Result<()> {
-    if step.len() > STEP_BYTES_MAX {
-        bail!("the step is longer than {STEP_BYTES_MAX} bytes");
-    }
-    let steps = runtime_dir.join("steps");
-    if !steps.is_dir() {
-        return Ok(());
-    }
-    let file = steps.join(cgroup.id().to_string());
-    fs::write(&file, step).with_context(|| format!("could not write `{}`", file.display()))
 }
 
 /// Becomes the agent. Returns only if a step failed; the caller must then end the process.
@@ -298,6 +284,8 @@ fn filter(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -311,14 +299,6 @@ mod tests {
         assert!(user("root").is_err());
         assert!(user("no-such-user-here").is_err());
         assert_eq!(user("64123").unwrap(), (Uid::from_raw(64_123), Gid::from_raw(64_123)));
-    }
-
-    #[test]
-    fn a_step_longer_than_the_limit_is_refused() {
-        let parent = Tree::find().unwrap().open(Path::new("/")).unwrap();
-        let long = "x".repeat(STEP_BYTES_MAX + 1);
-        assert!(note_step(Path::new("/nonexistent"), &parent, &long).is_err());
-        note_step(Path::new("/nonexistent"), &parent, "short").unwrap();
     }
 
     #[test]

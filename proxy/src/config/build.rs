@@ -62,12 +62,12 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let program = std::env::current_exe()
         .map_err(|error| problems.add(0, format!("cannot find this program's own path: {error}")))
         .ok();
-    let state_dir = state_dir?;
+    let (state_dir, runtime_dir) = (state_dir?, runtime_dir?);
     let parent = PathBuf::from(parent?);
     Some(Config {
         policy: policy::Settings { dir: policy_dir? },
         default: default?,
-        identity: identity::Settings { agents, parent: parent.clone() },
+        identity: identity::Settings { agents, parent: parent.clone(), steps: runtime_dir.join("steps") },
         resources,
         intercept: intercept::Settings { parent, pin_dir: pin_dir?, port: port? },
         audit: audit::Settings {
@@ -83,7 +83,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
             None => None,
         },
         state_dir,
-        runtime_dir: runtime_dir?,
+        runtime_dir,
     })
 }
 

@@ -105,7 +105,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     directory(&config.state_dir, 0o700)?;
     directory(&config.runtime_dir, 0o755)?;
     let _sole = sole(&config.runtime_dir.join("daemon.lock"))?;
-    directory(&config.runtime_dir.join("steps"), 0o755)?;
+    directory(&config.identity.steps, 0o700)?;
     let log = Log::open(&config.audit, &clock, &shutdown)?;
     let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
     let listener = guard.listen()?;

@@ -1,4 +1,4 @@
-//! Background work: names, tickets, identities, kernel denials.
+//! Background work: names, tickets, runs, identities, kernel denials.
 //!
 //! Each is one task that ends with the daemon. Kernel denials are counted up for a second before they are recorded, so that an
 //! agent cannot flood the record.
@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::broadcast::error::RecvError;
 
@@ -23,6 +23,9 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 const DENIALS_EVERY: Duration = Duration::from_secs(1);
 /// Different denials kept apart within that time; the rest is counted as one.
 const DENIALS_MAX: usize = 256;
+
+/// How often what is left of runs that are over is cleared away.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Starts all of them.
 pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) -> Result<(), DaemonError> {
@@ -42,6 +45,16 @@ pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) 
             if expired > 0 {
                 tracing::info!(expired, "tickets expired");
             }
+        }
+    });
+    let (cgroups, agents, clock) = (Arc::clone(running), guard.parent().clone(), sessions.clock.clone());
+    shutdown.spawn("runs", async move {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            let before = UNIX_EPOCH + Duration::from_millis(clock.now().0).saturating_sub(SWEEP_EVERY);
+            let gone = agents.sweep_runs(before);
+            cgroups.resolver.forget_steps();
+            tracing::debug!(gone, "swept the cgroups of runs that are over");
         }
     });
     let events = guard.events()?;

@@ -47,6 +47,11 @@ impl Cgroups {
         Self { mount, parent, agents: settings.agents.clone(), known: Mutex::new(HashMap::new()) }
     }
 
+    /// Where the hierarchy is mounted.
+    pub(super) fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// The path of a cgroup below the mount; `hint` is where the process says it is. Blocks on the file system.
     pub(super) fn path_of(&self, id: u64, hint: Option<&Path>) -> Result<PathBuf, IdentityError> {
         let remembered = self.known.lock().get(&id).cloned();
@@ -221,7 +226,7 @@ mod tests {
             matches: matches.clone(),
             source: None,
         });
-        Settings { agents: agents.collect(), parent: "/agents.slice".into() }
+        Settings { agents: agents.collect(), parent: "/agents.slice".into(), steps: "/nonexistent".into() }
     }
 
     fn agent(cgroups: &Cgroups, path: &str) -> Option<String> {

@@ -13,6 +13,7 @@ mod issuer;
 mod keys;
 mod process;
 mod resolve;
+mod steps;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -26,6 +27,7 @@ use crate::model::AgentName;
 
 pub use error::IdentityError;
 pub use resolve::{AgentStatus, Change, Identified, ProcessOrigin, Resolver};
+pub use steps::{STEP_BYTES_MAX, Steps};
 
 /// How a process that others started is recognised as an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,4 +75,6 @@ pub struct Settings {
     pub agents: Vec<AgentSettings>,
     /// Path of the agents' parent cgroup below the cgroup2 mount, `agents.slice`.
     pub parent: PathBuf,
+    /// Folder of what launchers say that runs are for.
+    pub steps: PathBuf,
 }

@@ -23,6 +23,7 @@ use super::cgroup::Cgroups;
 use super::error::IdentityError;
 use super::issuer::Issuer;
 use super::process::{self, Digests};
+use super::steps::Steps;
 use super::watcher::{Slot, Watcher};
 
 /// What the kernel stamped on a connection.
@@ -70,6 +71,7 @@ pub struct Resolver(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     cgroups: Arc<Cgroups>,
+    steps: Steps,
     digests: Arc<Digests>,
     searches: Arc<Semaphore>,
     slots: BTreeMap<AgentName, Arc<Slot>>,
@@ -110,6 +112,7 @@ impl Resolver {
         }
         Ok(Self(Arc::new(Inner {
             cgroups: Arc::new(cgroups),
+            steps: Steps::new(&settings.steps, &settings.parent),
             digests: Arc::new(Digests::default()),
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             slots,
@@ -133,10 +136,12 @@ impl Resolver {
             let slot = slot.ok_or_else(|| IdentityError::NoAgent { cgroup: cgroup.display().to_string() })?;
             let permit = Arc::clone(slot.gathering()).acquire_owned().await.ok().ok_or_else(stalled)?;
             let (origin, digests) = (*origin, Arc::clone(&self.0.digests));
+            let steps = self.0.steps.clone();
             let evidence = spawn_blocking(move || {
                 // Held by the thread, not by the caller: a thread that hangs must keep counting.
                 let _permit = permit;
-                process::gather(&origin, &cgroup, &digests)
+                let evidence = process::gather(&origin, &cgroup, &digests)?;
+                Ok::<_, IdentityError>(Evidence { step: steps.of(&cgroup), ..evidence })
             })
             .await??;
             Ok(Identified { agent, evidence })
@@ -153,6 +158,11 @@ impl Resolver {
             cgroups.path_of(origin.cgroup_id, process::cgroup_hint(origin.pid).as_deref())
         })
         .await?
+    }
+
+    /// Forgets what launchers said of runs whose cgroup is gone. Blocks on two small directories.
+    pub fn forget_steps(&self) {
+        self.0.steps.forget_gone(self.0.cgroups.mount());
     }
 
     /// Who an agent is at this moment. Never waits; cheap enough for every request.

@@ -4,10 +4,11 @@
 //! A cgroup's id is the inode number of its directory, the same number the kernel programs see.
 //! Known limit: the tree is found in this process's own mount and cgroup namespaces.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use super::error::InterceptError;
 
@@ -125,6 +126,19 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Takes this cgroup for one daemon, as long as the file lives. The lock is on a file that only root can open: an agent
+    /// that could take it would keep the daemon from starting.
+    pub(super) fn claim(&self) -> Result<File, InterceptError> {
+        let file = self.path.join("cgroup.kill");
+        // Opened and never written: writing would end every agent.
+        let opened = OpenOptions::new().write(true).open(&file);
+        opened.and_then(sole).map_err(|source| InterceptError::Cgroup {
+            action: "take",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// A child for one run of an agent: `<agent>/<run>`.
     ///
     /// # Errors
@@ -167,6 +181,22 @@ impl Cgroup {
         sweep_below(&self.path)
     }
 
+    /// Removes the cgroups of runs that are over: launchers become the agent and cannot clean up behind it. A run made after
+    /// `before` may still be waiting for its process, and stays. Returns how many are gone.
+    #[must_use]
+    pub fn sweep_runs(&self, before: SystemTime) -> usize {
+        let agents = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let runs = agents.flat_map(|agent| fs::read_dir(agent.path()).into_iter().flatten().flatten());
+        runs.filter(|run| run.file_name().to_str().is_some_and(is_run))
+            .filter(|run| run.metadata().and_then(|facts| facts.modified()).is_ok_and(|made| made < before))
+            .filter(|run| {
+                // What an agent made below goes first; a cgroup in use refuses to go.
+                let _below = sweep_below(&run.path());
+                fs::remove_dir(run.path()).is_ok()
+            })
+            .count()
+    }
+
     /// Removes this cgroup if it is empty.
     ///
     /// # Errors
@@ -189,6 +219,17 @@ impl Cgroup {
     }
 }
 
+/// Locks a file for this process, or says that another has it.
+pub(super) fn sole(file: File) -> io::Result<File> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::new(io::ErrorKind::WouldBlock, "another daemon has it"))
+        }
+        Err(TryLockError::Error(source)) => Err(source),
+    }
+}
+
 /// The tree's depth is the kernel's own limit, so the recursion is bounded.
 fn sweep_below(path: &Path) -> usize {
     let Ok(entries) = fs::read_dir(path) else { return 0 };
@@ -203,6 +244,11 @@ fn sweep_below(path: &Path) -> usize {
         }
     }
     gone
+}
+
+/// The name of a run, as launchers make it: sixteen hexadecimal digits.
+fn is_run(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn is_name(name: &str) -> bool {
@@ -254,6 +300,24 @@ mod tests {
             assert!(matches!(group.child(bad, "1"), Err(InterceptError::CgroupName { .. })), "{bad}");
         }
         assert!(is_name("reporter-1.2_x"));
+    }
+
+    #[test]
+    fn only_runs_that_are_old_and_empty_are_swept() {
+        let root = std::env::temp_dir().join(format!("chaperone-sweep-{}", std::process::id()));
+        let (old, used) = (root.join("reporter/00000000000000aa"), root.join("reporter/00000000000000bb"));
+        let (unit, nested) = (root.join("reporter/some.service"), old.join("made/by/the/agent"));
+        for path in [&used, &unit, &nested] {
+            fs::create_dir_all(path).unwrap();
+        }
+        // A file stands for what keeps a cgroup from being removed.
+        fs::write(used.join("busy"), "").unwrap();
+        let group = Cgroup { path: root.clone(), id: 1 };
+        assert_eq!(group.sweep_runs(SystemTime::UNIX_EPOCH), 0, "a fresh run was swept");
+        let later = fs::metadata(&old).unwrap().modified().unwrap() + std::time::Duration::from_secs(1);
+        assert_eq!(group.sweep_runs(later), 1);
+        assert!(!old.exists() && used.exists() && unit.exists());
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

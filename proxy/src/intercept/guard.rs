@@ -7,7 +7,7 @@
 //! Known limit: while two sets are attached, for milliseconds, new connections look as if the agent had dialled
 //! the proxy, and are refused. Not done here: telling whether processes already below the parent hold older sockets.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub struct Guard {
     daemon: Cgroup,
     /// Held so that the programs outlive an unmounted bpffs.
     _links: Vec<OwnedFd>,
+    /// Held so that no other daemon guards the same agents, or retires these pins.
+    _claims: [File; 2],
 }
 
 impl Guard {
@@ -52,6 +54,7 @@ impl Guard {
         let daemon = settle(&tree, &settings.parent)?;
         let pins = Pins::new(&settings.pin_dir);
         pins.prepare()?;
+        let claims = [pins.claim()?, parent.claim()?];
         let tables = Tables::in_directory(&pins.maps());
         let generation = pins.generation(programs::OBJECT, parent.id());
         let mut links = match take_over(&generation, &parent, &tables) {
@@ -66,7 +69,7 @@ impl Guard {
         pins.retire_others(&generation)?;
         let gone = parent.sweep();
         tracing::info!(parent = %parent.path().display(), swept = gone, "agents are guarded");
-        Ok(Self { port: settings.port, generation, tables, parent, daemon, _links: links })
+        Ok(Self { port: settings.port, generation, tables, parent, daemon, _links: links, _claims: claims })
     }
 
     /// Opens the proxy's port. Needs a tokio runtime.

@@ -5,7 +5,7 @@
 //! INVARIANT: a directory with a generation's name was whole when it got it; others are leftovers.
 //! Refuses: a pin directory that is not on bpffs, unless a bpffs can be mounted at `/sys/fs/bpf` for it.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use nix::sys::statfs::{FsType, statfs};
 use proxy_common::ABI;
 
+use super::cgroup::sole;
 use super::error::InterceptError;
 use super::sys;
 
@@ -47,6 +48,11 @@ impl Pins {
             }
         }
         Ok(())
+    }
+
+    /// Takes the directory for one daemon, as long as the file lives. Root alone can open it.
+    pub(super) fn claim(&self) -> Result<File, InterceptError> {
+        File::open(&self.root).and_then(sole).map_err(|source| pin("take", &self.root, source))
     }
 
     fn on_bpffs(&self) -> bool {

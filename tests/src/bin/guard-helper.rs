@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use chaperone::cli::run;
+use chaperone::identity::Steps;
 use chaperone::intercept::{Guard, Settings, Tree, uninstall};
 
 fn main() -> Result<ExitCode> {
@@ -35,7 +36,10 @@ fn launch() -> Result<ExitCode> {
         uid: (!uid.is_empty()).then_some(uid),
         command: ["python3".into(), "-c".into(), of("LAUNCH_SCRIPT")?.into()].into(),
     };
-    let code = run::run(args, &settings, Path::new(&of("LAUNCH_RUNTIME")?))?;
+    let code = {
+        let steps = Steps::new(Path::new(&of("LAUNCH_RUNTIME")?), &settings.parent);
+        run::run(args, &settings, &steps)?
+    };
     println!("launcher ended: {code:?}");
     Ok(ExitCode::FAILURE)
 }
