@@ -16,13 +16,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chaperone_tests::agent::Agent;
-use chaperone_tests::daemon::{Daemon, Plan};
-use chaperone_tests::postgres::{Options, Server};
-use chaperone_tests::{process, sample, temp};
+use chaperone_tests::daemon::Daemon;
+use chaperone_tests::shop::{AGENT, Setup, Shop};
+use chaperone_tests::{process, sample};
 
 const LIMIT: Duration = Duration::from_secs(90);
-const AGENT: &str = "worker";
-const RESOURCE: &str = "shop-db";
 const WIRE: &str = include_str!("postgres/wire.py");
 const POLICY: &str = r#"
 @id("anything-on-shop-db")
@@ -38,36 +36,15 @@ forbid (principal, action == Action::"readClear", resource)
 when { resource.class == "pii.email" };
 "#;
 
-struct Stage {
-    daemon: Daemon,
-    server: Server,
-    _dir: temp::Dir,
+/// A shop with more policies, whose server logs every statement.
+fn open(policies: &str) -> Result<Shop> {
+    let sql = format!("ALTER ROLE {} SET log_statement = 'all'", sample::USER);
+    Shop::open(&Setup { sql, ..Setup::under(&format!("{POLICY}{policies}")) })
 }
 
-impl Stage {
-    fn set() -> Result<Self> {
-        Self::with("", "")
-    }
-
-    /// A stage with more policies and tables.
-    fn with(policies: &str, tables: &str) -> Result<Self> {
-        let dir = temp::Dir::new("postgres")?;
-        let server = Server::start(&Options::default())?;
-        server.query(&format!("ALTER ROLE {} SET log_statement = 'all'", sample::USER))?;
-        let password = dir.write("password", sample::PASSWORD, 0o600)?;
-        let plan = Plan::default()
-            .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-            .with(&server.resource(RESOURCE, &password))
-            .with(tables)
-            .policy("test.cedar", &format!("{POLICY}{policies}"))
-            .policy("columns.toml", &sample::columns_toml(RESOURCE));
-        Ok(Self { daemon: Daemon::start(&plan)?, server, _dir: dir })
-    }
-
-    /// Runs a program on the wire library as the agent; the program's assertions must hold and a session still work.
-    fn wire(&self, program: &str) -> Result<()> {
-        run(&self.daemon, self.server.port(), &format!("{program}\nSession().alive()\n"))
-    }
+/// Runs a program on the wire library as the agent; the program's assertions must hold and a session still work.
+fn wire(shop: &Shop, program: &str) -> Result<()> {
+    run(&shop.daemon, shop.server.port(), &format!("{program}\nSession().alive()\n"))
 }
 
 /// Runs a program on the wire library as the agent against a port; its assertions must hold.
@@ -80,8 +57,8 @@ fn run(daemon: &Daemon, port: u16, program: &str) -> Result<()> {
 }
 
 fn check(program: &str) {
-    let stage = Stage::set().unwrap();
-    stage.wire(program).unwrap_or_else(|error| panic!("{error:#}\n{}", stage.daemon.log().unwrap()));
+    let shop = open("").unwrap();
+    wire(&shop, program).unwrap_or_else(|error| panic!("{error:#}\n{}", shop.daemon.log().unwrap()));
 }
 
 #[test]
@@ -127,10 +104,10 @@ for name, data in bad.items():
 
 #[test]
 fn a_truncated_message_is_not_forwarded() {
-    let stage = Stage::set().unwrap();
-    stage
-        .wire(
-            r#"
+    let shop = open("").unwrap();
+    wire(
+        &shop,
+        r#"
 whole = query("UPDATE orders SET item = 'truncated'")
 for end in (1, 4, 5, len(whole) - 1):
     s = Session()
@@ -138,9 +115,9 @@ for end in (1, 4, 5, len(whole) - 1):
     s.sock.shutdown(socket.SHUT_WR)
     s.fatal()
 "#,
-        )
-        .unwrap();
-    assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'truncated'").unwrap(), "0");
+    )
+    .unwrap();
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE item = 'truncated'").unwrap(), "0");
 }
 
 #[test]
@@ -252,10 +229,10 @@ for minor in (0, 2):
 
 #[test]
 fn a_statement_that_is_not_utf8_is_refused_reaches_nobody_and_the_session_lives() {
-    let stage = Stage::set().unwrap();
-    stage
-        .wire(
-            r#"
+    let shop = open("").unwrap();
+    wire(
+        &shop,
+        r#"
 s = Session()
 for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
                 frame(b"P", b"\0UPDATE orders SET item = '\xff\xfe'\0\0\0") + bind() + execute() + SYNC):
@@ -265,9 +242,9 @@ for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
     assert kinds(seen) == "EZ" and error["S"] == "ERROR" and error["C"] == "22021", seen
     s.alive()
 "#,
-        )
-        .unwrap();
-    let log = stage.server.log().unwrap();
+    )
+    .unwrap();
+    let log = shop.server.log().unwrap();
     assert!(log.contains("SELECT 41 + 1"), "the log does not show what is forwarded:\n{log}");
     assert!(!log.contains("UPDATE orders"), "{log}");
 }

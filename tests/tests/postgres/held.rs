@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use chaperone_tests::shop::{AGENT, APPROVERS, RESOURCE, Shop};
 use chaperone_tests::wait;
 
-use super::{AGENT, RESOURCE, Stage};
+use super::{open, wire};
 
-const APPROVER: &str = "backup";
 const HOLD: &str = r#"
 @id("updates-wait")
 @approvers("dba") @quorum("1") @window("10m")
@@ -21,21 +21,15 @@ kind, body = s.message()
 assert kind == b"N" and b"ticket" in body, (kind, body)
 "#;
 
-fn stage() -> Result<Stage> {
-    let approver =
-        format!("[[approver]]\nname = \"dba-on-duty\"\nuser = \"{APPROVER}\"\ngroups = [\"dba\"]\n");
-    Stage::with(HOLD, &approver)
-}
-
 /// Lines of the record of this kind of event.
-fn recorded(stage: &Stage, kind: &str) -> Result<usize> {
-    let found = stage.daemon.cli(&["audit", "search", "--json"])?.success()?;
+fn recorded(shop: &Shop, kind: &str) -> Result<usize> {
+    let found = shop.daemon.cli(&["audit", "search", "--json"])?.success()?;
     Ok(found.lines().filter(|line| line.contains(&format!("\"{kind}\""))).count())
 }
 
 #[test]
 fn a_cancelled_hold_is_57014_and_the_session_lives() {
-    let stage = stage().unwrap();
+    let shop = open(HOLD).unwrap();
     let cancel = r#"
 sock = dial()
 sock.sendall(struct.pack("!II", len(s.key) + 8, 80877102) + s.key)
@@ -44,31 +38,31 @@ error = errors(s.until())[0]
 assert error["C"] == "57014", error
 s.alive()
 "#;
-    stage.wire(&format!("{HELD_UPDATE}{cancel}")).unwrap();
-    assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
+    wire(&shop, &format!("{HELD_UPDATE}{cancel}")).unwrap();
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
 }
 
 #[test]
 fn a_client_that_vanishes_while_held_leaves_its_ticket_and_one_outcome() {
-    let stage = stage().unwrap();
-    stage.wire(&format!("{HELD_UPDATE}s.sock.close()")).unwrap();
+    let shop = open(HOLD).unwrap();
+    wire(&shop, &format!("{HELD_UPDATE}s.sock.close()")).unwrap();
     // The held update and the control statement that `wire` adds.
     wait::until("both outcomes in the record", Duration::from_secs(30), || {
-        Ok((recorded(&stage, "request_ended")? >= 2).then_some(()))
+        Ok((recorded(&shop, "request_ended")? >= 2).then_some(()))
     })
     .unwrap();
-    assert_eq!(recorded(&stage, "request_ended").unwrap(), 2, "{AGENT} on {RESOURCE}");
-    let list = stage.daemon.cli_as(APPROVER, &["approvals", "list"]).unwrap().success().unwrap();
+    assert_eq!(recorded(&shop, "request_ended").unwrap(), 2, "{AGENT} on {RESOURCE}");
+    let list = shop.daemon.cli_as(APPROVERS[0], &["approvals", "list"]).unwrap().success().unwrap();
     assert!(list.contains("T-"), "{list}");
-    assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
 }
 
 #[test]
 fn what_the_server_ran_is_in_the_record_and_what_was_denied_is_in_the_record_alone() {
-    let stage = Stage::set().unwrap();
-    stage
-        .wire(
-            r#"
+    let shop = open("").unwrap();
+    wire(
+        &shop,
+        r#"
 s = Session()
 s.ask("SELECT 1 AS mark_simple")
 s.send(parse("", "SELECT 1 AS mark_extended"), bind(), execute(), SYNC); s.until()
@@ -76,10 +70,10 @@ s.send(parse("", "SELECT 1 AS mark_before"), bind(), execute(), parse("", "DROP 
        parse("", "SELECT 1 AS mark_skipped"), bind(), execute(), SYNC); s.until()
 s.error("DROP TABLE mark_refused")
 "#,
-        )
-        .unwrap();
-    let log = stage.server.log().unwrap();
-    let record = stage.daemon.cli(&["audit", "search", "--json"]).unwrap().success().unwrap();
+    )
+    .unwrap();
+    let log = shop.server.log().unwrap();
+    let record = shop.daemon.cli(&["audit", "search", "--json"]).unwrap().success().unwrap();
     for mark in ["mark_simple", "mark_extended", "mark_before"] {
         assert!(log.contains(mark) && record.contains(mark), "{mark}\n{log}\n{record}");
     }
