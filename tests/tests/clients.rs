@@ -87,6 +87,19 @@ fn pg_dump_writes_the_schema() {
 }
 
 #[test]
+fn psql_copies_a_file_into_a_table() {
+    let shop = open().unwrap();
+    let lines: String = (5001..=5003).map(|id| format!("{id},1,lamp,1.00,new,2024-01-01\n")).collect();
+    let file = shop.daemon.dir().write("orders.csv", lines, 0o644).unwrap();
+    let copy = format!("\\copy orders FROM '{}' WITH (FORMAT csv)", file.display());
+    let seen = psql(&shop, &dsn(&shop.server), &copy).unwrap().success().unwrap();
+    assert_eq!(seen.trim(), "COPY 3");
+    assert_eq!(shop.server.query(COUNT).unwrap(), "1003");
+    let ended = shop.records("request_ended").unwrap();
+    assert!(ended.iter().any(|end| end["tally"]["rows"] == 3), "{ended:?}");
+}
+
+#[test]
 fn pgbench_runs_in_every_mode() {
     let shop = open().unwrap();
     let script =

@@ -9,6 +9,8 @@
 
 #[path = "postgres/held.rs"]
 mod held;
+#[path = "postgres/meddled.rs"]
+mod meddled;
 #[path = "postgres/upstream.rs"]
 mod upstream;
 
@@ -147,7 +149,7 @@ sock = tls(sock)
 sock.sendall(SSL_REQUEST)
 Session(sock=sock, start=False).fatal()
 
-# A start-up message in clear behind the TLS request belongs to TLS, where it is nonsense.
+# A start-up message in clear behind the TLS request belongs to TLS, where it is nonsense: neither is it served in clear...
 sock = dial()
 sock.sendall(SSL_REQUEST + startup() + query("SELECT 1"))
 assert sock.recv(1) == b"S"
@@ -158,6 +160,16 @@ try:
 except ConnectionResetError:
     pass
 assert b"SELECT" not in rest and not rest.startswith((b"R", b"Z")), rest
+# ... nor kept for the time after a handshake, as if it had been encrypted.
+sock = dial()
+sock.sendall(SSL_REQUEST + startup() + query("SELECT 1"))
+assert sock.recv(1) == b"S"
+try:
+    inside = tls(sock).recv(65536)
+except OSError:
+    pass
+else:
+    raise SystemExit("TLS went on over smuggled bytes: %r" % inside)
 "#,
     );
 }
@@ -339,6 +351,34 @@ assert s.until(b"G")
 s.send(frame(b"d", b"5000\t1\tlamp\t1.00\tnew\t2024-01-01\n"), frame(b"f", b"changed my mind\0"))
 assert errors(s.until())[0]["C"] == "57014"
 s.alive()
+line = b"%d\t1\tlamp\t1.00\tnew\t2024-01-01\n"
+s.send(query("COPY orders FROM STDIN"))
+assert s.until(b"G")
+s.send(frame(b"d", line % 5001 + line % 5002), frame(b"c"))
+assert s.until() == [(b"C", b"COPY 2\0"), (b"Z", b"I")]
+# A server in a copy ignores the Sync that a driver sends along with Execute.
+s.send(parse("", "COPY orders FROM STDIN"), bind(), execute(), SYNC)
+assert kinds(s.until(b"G")) == "12G"
+s.send(frame(b"d", line % 5003), frame(b"c"), SYNC)
+assert s.until() == [(b"C", b"COPY 1\0"), (b"Z", b"I")]
+assert rows(s.ask("SELECT count(*) FROM orders")) == [[b"1003"]]
+"#,
+    );
+}
+
+#[test]
+fn a_client_that_does_not_finish_its_start_up_is_given_up() {
+    check(
+        r#"
+begun, waiting = time.monotonic(), []
+for start in (b"", startup()[:20], SSL_REQUEST[:7], GSSENC_REQUEST):
+    sock = dial()
+    sock.sendall(start)
+    waiting.append(sock)
+for sock in waiting:
+    while data := sock.recv(65536):
+        assert data == b"N", data
+assert 25 < time.monotonic() - begun < LIMIT, time.monotonic() - begun
 "#,
     );
 }

@@ -1,4 +1,5 @@
-//! Requests that wait while the client cancels or vanishes, and the record against the server's own log.
+//! Requests that wait while the client cancels or vanishes, requests denied at Bind, and the record against the server's
+//! own log.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use anyhow::Result;
 use chaperone_tests::shop::{AGENT, APPROVERS, RESOURCE, Shop};
 use chaperone_tests::wait;
 
-use super::{open, wire};
+use super::{POLICY, open, wire};
 
 const HOLD: &str = r#"
 @id("updates-wait")
@@ -81,4 +82,76 @@ s.error("DROP TABLE mark_refused")
         assert!(!log.contains(mark) && record.contains(mark), "{mark}\n{log}\n{record}");
     }
     assert!(!log.contains("mark_skipped"), "{log}");
+}
+
+#[test]
+fn a_bind_that_people_deny_fails_its_pipeline_and_no_more() {
+    let shop = open(HOLD).unwrap();
+    let program = r#"
+s = Session()
+s.send(parse("", "UPDATE orders SET item = 'held' WHERE id = 4"), bind(), describe(b"P"), execute(), SYNC,
+       parse("", "SELECT 3"), bind(), execute(), SYNC)
+seen = s.until()
+assert kinds(seen) == "1EZ" and errors(seen)[0]["C"] == "42501", seen
+assert "denied by an approver" in errors(seen)[0]["M"], seen
+seen = s.until()
+assert kinds(seen) == "12DCZ" and rows(seen) == [[b"3"]], seen
+s.alive()
+"#;
+    let played = std::thread::scope(|scope| {
+        let playing = scope.spawn(|| wire(&shop, program));
+        let ticket = shop.pending().unwrap();
+        shop.vote(APPROVERS[0], "deny", &ticket).unwrap().success().unwrap();
+        playing.join().unwrap()
+    });
+    played.unwrap();
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE item = 'held'").unwrap(), "0");
+}
+
+#[test]
+fn a_bind_that_policy_has_come_to_deny_fails_its_pipeline_and_no_more() {
+    const INSERT: &str = "INSERT INTO orders VALUES (7000, 1, 'lamp', 1.00, 'new', now())";
+    let shop = open("").unwrap();
+    let go = shop.daemon.dir().path().join("go");
+    let program = r#"
+import os
+s = Session()
+s.send(parse("doomed", "INSERT"), parse("fine", "SELECT 3"), SYNC)
+assert kinds(s.until()) == "11Z"
+s.ask("SELECT 1 AS mark_prepared")
+while not os.path.exists("GO"):
+    time.sleep(0.05)
+s.send(bind("", "doomed"), describe(b"P"), execute(), bind("", "fine"), execute(), SYNC,
+       bind("", "fine"), execute(), SYNC)
+seen = s.until()
+assert kinds(seen) == "EZ" and errors(seen)[0]["C"] == "42501" and "no-inserts" in errors(seen)[0]["M"], seen
+seen = s.until()
+assert kinds(seen) == "2DCZ" and rows(seen) == [[b"3"]], seen
+# The statement itself is still there, and denied again.
+s.send(bind("", "doomed"), SYNC)
+assert kinds(s.until()) == "EZ"
+s.alive()
+"#;
+    let program = program.replace("INSERT", INSERT).replace("GO", &go.display().to_string());
+    let denials = || {
+        Ok(shop.records("request_decided")?.iter().filter(|one| one["decision"]["verdict"] == "deny").count())
+    };
+    let played = std::thread::scope(|scope| {
+        let playing = scope.spawn(|| wire(&shop, &program));
+        wait::until("the prepared statement", Duration::from_secs(30), || {
+            let found = shop.daemon.cli(&["audit", "search", "--json"])?.success()?;
+            Ok(found.contains("mark_prepared").then_some(()))
+        })
+        .unwrap();
+        let forbid = "@id(\"no-inserts\")\nforbid (principal, action == Action::\"run\", resource)\n\
+                      when { context.effects.contains(\"insert\") };\n";
+        shop.write_policy(&format!("{POLICY}{forbid}")).unwrap();
+        shop.daemon.cli(&["reload"]).unwrap().success().unwrap();
+        std::fs::write(&go, "").unwrap();
+        playing.join().unwrap()
+    });
+    played.unwrap();
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE id = 7000").unwrap(), "0");
+    let denied: Result<usize> = denials();
+    assert_eq!(denied.unwrap(), 2);
 }
