@@ -93,6 +93,7 @@ bad = {
     "text without end": frame(b"Q", b"SELECT 1"),
     "bytes after the text": frame(b"Q", b"SELECT 1\0DROP TABLE orders\0"),
     "bind that lies": frame(b"B", b"\0\0" + struct.pack("!HHI", 0, 1, 1000) + b"x"),
+    "bind of a name that is not text": frame(b"B", b"\0\xff\xfe\0\0\0\0\0\0\0"),
     "sync with a body": frame(b"S", b"x"),
 }
 for name, data in bad.items():
@@ -147,7 +148,8 @@ sock = dial()
 sock.sendall(SSL_REQUEST); assert sock.recv(1) == b"S"
 sock = tls(sock)
 sock.sendall(SSL_REQUEST)
-Session(sock=sock, start=False).fatal()
+error = Session(sock=sock, start=False).fatal()
+assert error and error["C"] == "08P01", error
 
 # A start-up message in clear behind the TLS request belongs to TLS, where it is nonsense: neither is it served in clear...
 sock = dial()
@@ -186,11 +188,13 @@ for settings in ({"replication": "database"}, {"replication": "true"}, {"options
     assert error and error["S"] == "FATAL" and error["C"] == "42501", (settings, error)
 
 body = startup()[4:] + b"role\0postgres\0\0"
-s = Session(start=False).send(struct.pack("!I", len(body) + 4) + body)
-s.fatal()
-for length in (0, 7, 10001, 0x7FFFFFFF):
-    s = Session(start=False).send(struct.pack("!I", length) + b"\0\3\0\0")
-    s.fatal()
+openings = [struct.pack("!I", len(body) + 4) + body]
+body = struct.pack("!HH", 3, 0) + b"user\0\xff\xfe\0\0"
+openings.append(struct.pack("!I", len(body) + 4) + body)
+openings += [struct.pack("!I", length) + b"\0\3\0\0" for length in (0, 7, 10001, 0x7FFFFFFF)]
+for opening in openings:
+    error = Session(start=False).send(opening).fatal()
+    assert error and error["S"] == "FATAL" and error["C"] == "08P01", (opening, error)
 "#,
     );
 }
@@ -252,6 +256,7 @@ for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
     seen = s.until()
     error = errors(seen)[0]
     assert kinds(seen) == "EZ" and error["S"] == "ERROR" and error["C"] == "22021", seen
+    assert error["M"].startswith("chaperone: "), "the server itself met the bytes: %r" % error
     s.alive()
 "#,
     )
@@ -267,6 +272,9 @@ fn statements_too_deep_or_too_long_get_a_native_error_and_the_session_lives() {
         r#"
 s = Session()
 s.error("SELECT " + "(" * 10000 + "1" + ")" * 10000); s.alive()
+# What the parser itself would take, and would make a deep tree of.
+s.error("SELECT 1" + " + 1" * 10000); s.alive()
+s.error("SELECT " + "(1 + " * 500 + "1" + ")" * 500); s.alive()
 s.error("SELECT '" + "x" * (1024 * 1024 + 16) + "'"); s.alive()
 seen = s.ask("SELECT length('" + "x" * (1024 * 1024 - 64) + "')")
 assert rows(seen) == [[str(1024 * 1024 - 64).encode()]] or kinds(seen) == "EZ", seen

@@ -22,7 +22,7 @@ const CLEAR: &str = "customer7@mail.example";
 const GARBAGE: &[&[u8]] = &[
     b"HTTP/1.1 400 Bad Request\r\n\r\n",
     b"@\0\0\0\x05x",
-    b"T\0\0\0\x03",
+    b"C\0\0\0\x03",
     b"D\x7f\xff\xff\xff\0\x01",
     b"T\0\0\0\x06\0\x09",
     b"R\0\0\0\x08\0\0\0\x03",

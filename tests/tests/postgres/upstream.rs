@@ -154,11 +154,15 @@ fn a_resource_that_hangs_in_tls_is_a_fatal_error_within_the_limit() {
 
 #[test]
 fn a_resource_that_answers_garbage_is_a_fatal_error() {
-    let fake = Fake::new(|mut stream, seen| {
-        take(&mut stream, seen);
-        give(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
-    });
-    against(fake.port, "mode = \"disable\"", REFUSED);
+    // What is no message at all, and a message that no server sends before one that would end the login.
+    let strange = [b"@\0\0\0\x05x".as_slice(), WELCOME].concat();
+    for garbage in [b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), strange] {
+        let fake = Fake::new(move |mut stream, seen| {
+            take(&mut stream, seen);
+            give(&mut stream, &garbage);
+        });
+        against(fake.port, "mode = \"disable\"", REFUSED);
+    }
 }
 
 #[test]
