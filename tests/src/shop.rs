@@ -62,12 +62,25 @@ pub struct Setup {
     pub resource: String,
     /// The policy.
     pub policy: String,
+    /// The classes of columns, as a `columns.toml`.
+    pub columns: String,
+    /// What the superuser runs in the database before the daemon starts.
+    pub sql: String,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let empty = String::new;
-        Self { top: empty(), agent: empty(), resource: empty(), policy: POLICY.to_owned() }
+        let (policy, columns) = (POLICY.to_owned(), sample::columns_toml(RESOURCE));
+        Self { top: empty(), agent: empty(), resource: empty(), policy, columns, sql: empty() }
+    }
+}
+
+impl Setup {
+    /// The usual setup under another policy.
+    #[must_use]
+    pub fn under(policy: &str) -> Self {
+        Self { policy: policy.to_owned(), ..Self::default() }
     }
 }
 
@@ -94,12 +107,15 @@ impl Shop {
     pub fn prepare(setup: &Setup) -> Result<Self> {
         let dir = temp::Dir::new("shop")?;
         let server = Server::start(&Options::default())?;
+        if !setup.sql.is_empty() {
+            server.query(&setup.sql)?;
+        }
         let password = dir.write("password", sample::PASSWORD, 0o600)?;
         let mut plan = Plan::default()
             .with(&format!("[[agent]]\nname = \"{AGENT}\"\n{}", setup.agent))
             .with(&format!("{}{}", server.resource(RESOURCE, &password), setup.resource))
             .policy("test.cedar", &setup.policy)
-            .policy("columns.toml", &sample::columns_toml(RESOURCE));
+            .policy("columns.toml", &setup.columns);
         for account in APPROVERS {
             plan = plan.with(&format!(
                 "[[approver]]\nname = \"{account}-person\"\nuser = \"{account}\"\ngroups = [\"dba\"]\n"

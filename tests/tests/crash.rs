@@ -165,23 +165,31 @@ fn a_full_disk_stops_every_statement_with_effects_and_ends_in_a_gap_in_the_recor
     assert_eq!(code(&refused), "53100", "{refused:?}");
     assert!(refused.message.contains("record"), "{refused:?}");
     assert!(!refused.closed);
-    for number in 100..103 {
-        assert_eq!(code(&talk.ask(&insert(number)).unwrap()), "53100");
-    }
+    // The gap that stands for a refused statement is a smaller record: while the page has room for one, the log goes on
+    // and refuses the next statement anew.
+    let mut number = 100;
+    wait::until("a record that takes nothing any more", LIMIT, || {
+        for _ in 0..3 {
+            number += 1;
+            let reply = talk.ask(&insert(number))?;
+            ensure!(code(&reply) == "53100", "{reply:?}");
+        }
+        let status = shop.daemon.cli(&["status"])?.success()?;
+        Ok((!status.contains("takes events")).then_some(()))
+    })
+    .unwrap();
     assert_eq!(shop.server.query("SELECT count(*) FROM marks").unwrap(), served.to_string());
-    let status = shop.daemon.cli(&["status"]).unwrap().success().unwrap();
-    assert!(!status.contains("takes events"), "{status}");
     let doctor = shop.daemon.cli(&["doctor"]).unwrap();
     assert!(doctor.status.code() == Some(1) && doctor.stdout.contains("BAD   record"), "{}", doctor.both());
     std::fs::remove_file(ballast).unwrap();
     wait::until("service after room was made", LIMIT, || {
-        Ok(talk.ask(&insert(200))?.code.is_none().then_some(()))
+        Ok(talk.ask(&insert(1000))?.code.is_none().then_some(()))
     })
     .unwrap();
     assert_eq!(shop.server.query("SELECT count(*) FROM marks").unwrap(), (served + 1).to_string());
     let gaps = shop.records("gap").unwrap();
-    assert_eq!(gaps.len(), 1, "{gaps:?}");
-    assert!(gaps.first().and_then(|gap| gap["refused"].as_u64()).unwrap() >= 4, "{gaps:?}");
+    let refused: u64 = gaps.iter().filter_map(|gap| gap["refused"].as_u64()).sum();
+    assert!(refused > u64::from(number - 100), "{gaps:?}");
     let status = shop.daemon.cli(&["status"]).unwrap().success().unwrap();
     assert!(status.contains("takes events"), "{status}");
     shop.verify_record().unwrap();

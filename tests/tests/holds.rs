@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chaperone_tests::agent::{Agent, dsn};
-use chaperone_tests::daemon::{Daemon, Plan};
-use chaperone_tests::postgres::{Options, Server};
-use chaperone_tests::{process, sample, temp, wait};
+use chaperone_tests::agent::dsn;
+use chaperone_tests::shop::{APPROVERS, Setup, Shop};
+use chaperone_tests::{process, wait};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -31,68 +30,55 @@ const UPDATE: &str = "import psycopg, sys\n\
     \x20   cur = c.execute('UPDATE orders SET status = %s WHERE id = %s', ('paid', 7), prepare=True)\n\
     \x20   print('rows', cur.rowcount)\n";
 
-struct Stage {
-    daemon: Daemon,
-    server: Server,
-    _dir: temp::Dir,
+/// Nothing is masked here.
+fn open() -> Result<Shop> {
+    Shop::open(&Setup { columns: String::new(), ..Setup::under(POLICY) })
 }
 
-impl Stage {
-    fn set() -> Result<Self> {
-        let dir = temp::Dir::new("holds")?;
-        let server = Server::start(&Options::default())?;
-        let password = dir.write("password", sample::PASSWORD, 0o600)?;
-        let plan = Plan::default()
-            .with("[[agent]]\nname = \"worker\"\n")
-            .with("[[approver]]\nname = \"dana\"\nuser = \"backup\"\ngroups = [\"dba\"]\n")
-            .with(&server.resource("shop-db", &password))
-            .policy("test.cedar", POLICY)
-            .policy("columns.toml", "");
-        Ok(Self { daemon: Daemon::start(&plan)?, server, _dir: dir })
-    }
-
-    fn tickets(&self, all: bool) -> Result<Vec<Value>> {
-        let words: &[&str] =
-            if all { &["approvals", "list", "--json", "--all"] } else { &["approvals", "list", "--json"] };
-        let listed = self.daemon.cli_as("backup", words)?.success()?;
-        Ok(serde_json::from_str(&listed)?)
-    }
+/// Tickets as an approver sees them.
+fn tickets(shop: &Shop, all: bool) -> Result<Vec<Value>> {
+    let words: &[&str] =
+        if all { &["approvals", "list", "--json", "--all"] } else { &["approvals", "list", "--json"] };
+    let listed = shop.daemon.cli_as(APPROVERS[0], words)?.success()?;
+    Ok(serde_json::from_str(&listed)?)
 }
 
 #[test]
 fn a_prepared_update_is_held_once_with_its_values() {
-    let stage = Stage::set().unwrap();
-    let agent = Agent::new(&stage.daemon, "worker");
-    let mut python = agent.python(UPDATE, &[&dsn(&stage.server)]).unwrap();
+    let shop = open().unwrap();
+    let agent = shop.agent();
+    let mut python = agent.python(UPDATE, &[&dsn(&shop.server)]).unwrap();
     let running = std::thread::scope(|scope| {
         let run = scope.spawn(|| process::run(&mut python, LIMIT));
-        let ticket = wait::until("a ticket", LIMIT, || Ok(stage.tickets(false)?.into_iter().next())).unwrap();
+        let ticket =
+            wait::until("a ticket", LIMIT, || Ok(tickets(&shop, false)?.into_iter().next())).unwrap();
         let values = ticket.get("values").and_then(Value::as_array).unwrap();
         let shown: Vec<&str> = values.iter().filter_map(|value| value.pointer("/text")?.as_str()).collect();
         assert!(shown.contains(&"paid"), "{ticket}");
         let id = ticket.get("id").and_then(Value::as_str).context("no id").unwrap();
-        stage.daemon.cli_as("backup", &["approvals", "approve", id]).unwrap().success().unwrap();
+        shop.vote(APPROVERS[0], "approve", id).unwrap().success().unwrap();
         run.join().unwrap()
     });
     assert_eq!(running.unwrap().success().unwrap().trim(), "rows 1");
-    assert_eq!(stage.tickets(true).unwrap().len(), 1, "it was held more than once");
-    assert_eq!(stage.server.query("SELECT status FROM orders WHERE id = 7").unwrap().trim(), "paid");
+    assert_eq!(tickets(&shop, true).unwrap().len(), 1, "it was held more than once");
+    assert_eq!(shop.server.query("SELECT status FROM orders WHERE id = 7").unwrap().trim(), "paid");
 }
 
 #[test]
 fn a_denied_update_changes_nothing_and_the_agent_is_told_by_whom() {
-    let stage = Stage::set().unwrap();
-    let agent = Agent::new(&stage.daemon, "worker");
-    let mut python = agent.python(UPDATE, &[&dsn(&stage.server)]).unwrap();
-    let before = stage.server.query("SELECT status FROM orders WHERE id = 7").unwrap();
+    let shop = open().unwrap();
+    let agent = shop.agent();
+    let mut python = agent.python(UPDATE, &[&dsn(&shop.server)]).unwrap();
+    let before = shop.server.query("SELECT status FROM orders WHERE id = 7").unwrap();
     let ended = std::thread::scope(|scope| {
         let run = scope.spawn(|| process::run(&mut python, LIMIT));
-        let ticket = wait::until("a ticket", LIMIT, || Ok(stage.tickets(false)?.into_iter().next())).unwrap();
+        let ticket =
+            wait::until("a ticket", LIMIT, || Ok(tickets(&shop, false)?.into_iter().next())).unwrap();
         let id = ticket.get("id").and_then(Value::as_str).context("no id").unwrap();
-        stage.daemon.cli_as("backup", &["approvals", "deny", id]).unwrap().success().unwrap();
+        shop.vote(APPROVERS[0], "deny", id).unwrap().success().unwrap();
         run.join().unwrap()
     });
     let seen = ended.unwrap().both();
     assert!(seen.contains("denied by an approver") && seen.contains("T-"), "{seen}");
-    assert_eq!(stage.server.query("SELECT status FROM orders WHERE id = 7").unwrap(), before);
+    assert_eq!(shop.server.query("SELECT status FROM orders WHERE id = 7").unwrap(), before);
 }

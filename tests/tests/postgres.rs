@@ -9,6 +9,8 @@
 
 #[path = "postgres/held.rs"]
 mod held;
+#[path = "postgres/meddled.rs"]
+mod meddled;
 #[path = "postgres/upstream.rs"]
 mod upstream;
 
@@ -16,13 +18,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chaperone_tests::agent::Agent;
-use chaperone_tests::daemon::{Daemon, Plan};
-use chaperone_tests::postgres::{Options, Server};
-use chaperone_tests::{process, sample, temp};
+use chaperone_tests::daemon::Daemon;
+use chaperone_tests::shop::{AGENT, Setup, Shop};
+use chaperone_tests::{process, sample};
 
 const LIMIT: Duration = Duration::from_secs(90);
-const AGENT: &str = "worker";
-const RESOURCE: &str = "shop-db";
 const WIRE: &str = include_str!("postgres/wire.py");
 const POLICY: &str = r#"
 @id("anything-on-shop-db")
@@ -38,36 +38,15 @@ forbid (principal, action == Action::"readClear", resource)
 when { resource.class == "pii.email" };
 "#;
 
-struct Stage {
-    daemon: Daemon,
-    server: Server,
-    _dir: temp::Dir,
+/// A shop with more policies, whose server logs every statement.
+fn open(policies: &str) -> Result<Shop> {
+    let sql = format!("ALTER ROLE {} SET log_statement = 'all'", sample::USER);
+    Shop::open(&Setup { sql, ..Setup::under(&format!("{POLICY}{policies}")) })
 }
 
-impl Stage {
-    fn set() -> Result<Self> {
-        Self::with("", "")
-    }
-
-    /// A stage with more policies and tables.
-    fn with(policies: &str, tables: &str) -> Result<Self> {
-        let dir = temp::Dir::new("postgres")?;
-        let server = Server::start(&Options::default())?;
-        server.query(&format!("ALTER ROLE {} SET log_statement = 'all'", sample::USER))?;
-        let password = dir.write("password", sample::PASSWORD, 0o600)?;
-        let plan = Plan::default()
-            .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-            .with(&server.resource(RESOURCE, &password))
-            .with(tables)
-            .policy("test.cedar", &format!("{POLICY}{policies}"))
-            .policy("columns.toml", &sample::columns_toml(RESOURCE));
-        Ok(Self { daemon: Daemon::start(&plan)?, server, _dir: dir })
-    }
-
-    /// Runs a program on the wire library as the agent; the program's assertions must hold and a session still work.
-    fn wire(&self, program: &str) -> Result<()> {
-        run(&self.daemon, self.server.port(), &format!("{program}\nSession().alive()\n"))
-    }
+/// Runs a program on the wire library as the agent; the program's assertions must hold and a session still work.
+fn wire(shop: &Shop, program: &str) -> Result<()> {
+    run(&shop.daemon, shop.server.port(), &format!("{program}\nSession().alive()\n"))
 }
 
 /// Runs a program on the wire library as the agent against a port; its assertions must hold.
@@ -80,8 +59,8 @@ fn run(daemon: &Daemon, port: u16, program: &str) -> Result<()> {
 }
 
 fn check(program: &str) {
-    let stage = Stage::set().unwrap();
-    stage.wire(program).unwrap_or_else(|error| panic!("{error:#}\n{}", stage.daemon.log().unwrap()));
+    let shop = open("").unwrap();
+    wire(&shop, program).unwrap_or_else(|error| panic!("{error:#}\n{}", shop.daemon.log().unwrap()));
 }
 
 #[test]
@@ -114,6 +93,7 @@ bad = {
     "text without end": frame(b"Q", b"SELECT 1"),
     "bytes after the text": frame(b"Q", b"SELECT 1\0DROP TABLE orders\0"),
     "bind that lies": frame(b"B", b"\0\0" + struct.pack("!HHI", 0, 1, 1000) + b"x"),
+    "bind of a name that is not text": frame(b"B", b"\0\xff\xfe\0\0\0\0\0\0\0"),
     "sync with a body": frame(b"S", b"x"),
 }
 for name, data in bad.items():
@@ -127,10 +107,10 @@ for name, data in bad.items():
 
 #[test]
 fn a_truncated_message_is_not_forwarded() {
-    let stage = Stage::set().unwrap();
-    stage
-        .wire(
-            r#"
+    let shop = open("").unwrap();
+    wire(
+        &shop,
+        r#"
 whole = query("UPDATE orders SET item = 'truncated'")
 for end in (1, 4, 5, len(whole) - 1):
     s = Session()
@@ -138,9 +118,9 @@ for end in (1, 4, 5, len(whole) - 1):
     s.sock.shutdown(socket.SHUT_WR)
     s.fatal()
 "#,
-        )
-        .unwrap();
-    assert_eq!(stage.server.query("SELECT count(*) FROM orders WHERE item = 'truncated'").unwrap(), "0");
+    )
+    .unwrap();
+    assert_eq!(shop.server.query("SELECT count(*) FROM orders WHERE item = 'truncated'").unwrap(), "0");
 }
 
 #[test]
@@ -168,9 +148,10 @@ sock = dial()
 sock.sendall(SSL_REQUEST); assert sock.recv(1) == b"S"
 sock = tls(sock)
 sock.sendall(SSL_REQUEST)
-Session(sock=sock, start=False).fatal()
+error = Session(sock=sock, start=False).fatal()
+assert error and error["C"] == "08P01", error
 
-# A start-up message in clear behind the TLS request belongs to TLS, where it is nonsense.
+# A start-up message in clear behind the TLS request belongs to TLS, where it is nonsense: neither is it served in clear...
 sock = dial()
 sock.sendall(SSL_REQUEST + startup() + query("SELECT 1"))
 assert sock.recv(1) == b"S"
@@ -181,6 +162,16 @@ try:
 except ConnectionResetError:
     pass
 assert b"SELECT" not in rest and not rest.startswith((b"R", b"Z")), rest
+# ... nor kept for the time after a handshake, as if it had been encrypted.
+sock = dial()
+sock.sendall(SSL_REQUEST + startup() + query("SELECT 1"))
+assert sock.recv(1) == b"S"
+try:
+    inside = tls(sock).recv(65536)
+except OSError:
+    pass
+else:
+    raise SystemExit("TLS went on over smuggled bytes: %r" % inside)
 "#,
     );
 }
@@ -197,11 +188,13 @@ for settings in ({"replication": "database"}, {"replication": "true"}, {"options
     assert error and error["S"] == "FATAL" and error["C"] == "42501", (settings, error)
 
 body = startup()[4:] + b"role\0postgres\0\0"
-s = Session(start=False).send(struct.pack("!I", len(body) + 4) + body)
-s.fatal()
-for length in (0, 7, 10001, 0x7FFFFFFF):
-    s = Session(start=False).send(struct.pack("!I", length) + b"\0\3\0\0")
-    s.fatal()
+openings = [struct.pack("!I", len(body) + 4) + body]
+body = struct.pack("!HH", 3, 0) + b"user\0\xff\xfe\0\0"
+openings.append(struct.pack("!I", len(body) + 4) + body)
+openings += [struct.pack("!I", length) + b"\0\3\0\0" for length in (0, 7, 10001, 0x7FFFFFFF)]
+for opening in openings:
+    error = Session(start=False).send(opening).fatal()
+    assert error and error["S"] == "FATAL" and error["C"] == "08P01", (opening, error)
 "#,
     );
 }
@@ -252,10 +245,10 @@ for minor in (0, 2):
 
 #[test]
 fn a_statement_that_is_not_utf8_is_refused_reaches_nobody_and_the_session_lives() {
-    let stage = Stage::set().unwrap();
-    stage
-        .wire(
-            r#"
+    let shop = open("").unwrap();
+    wire(
+        &shop,
+        r#"
 s = Session()
 for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
                 frame(b"P", b"\0UPDATE orders SET item = '\xff\xfe'\0\0\0") + bind() + execute() + SYNC):
@@ -263,11 +256,12 @@ for message in (query(b"UPDATE orders SET item = '\xff\xfe'"),
     seen = s.until()
     error = errors(seen)[0]
     assert kinds(seen) == "EZ" and error["S"] == "ERROR" and error["C"] == "22021", seen
+    assert error["M"].startswith("chaperone: "), "the server itself met the bytes: %r" % error
     s.alive()
 "#,
-        )
-        .unwrap();
-    let log = stage.server.log().unwrap();
+    )
+    .unwrap();
+    let log = shop.server.log().unwrap();
     assert!(log.contains("SELECT 41 + 1"), "the log does not show what is forwarded:\n{log}");
     assert!(!log.contains("UPDATE orders"), "{log}");
 }
@@ -278,6 +272,9 @@ fn statements_too_deep_or_too_long_get_a_native_error_and_the_session_lives() {
         r#"
 s = Session()
 s.error("SELECT " + "(" * 10000 + "1" + ")" * 10000); s.alive()
+# What the parser itself would take, and would make a deep tree of.
+s.error("SELECT 1" + " + 1" * 10000); s.alive()
+s.error("SELECT " + "(1 + " * 500 + "1" + ")" * 500); s.alive()
 s.error("SELECT '" + "x" * (1024 * 1024 + 16) + "'"); s.alive()
 seen = s.ask("SELECT length('" + "x" * (1024 * 1024 - 64) + "')")
 assert rows(seen) == [[str(1024 * 1024 - 64).encode()]] or kinds(seen) == "EZ", seen
@@ -362,6 +359,34 @@ assert s.until(b"G")
 s.send(frame(b"d", b"5000\t1\tlamp\t1.00\tnew\t2024-01-01\n"), frame(b"f", b"changed my mind\0"))
 assert errors(s.until())[0]["C"] == "57014"
 s.alive()
+line = b"%d\t1\tlamp\t1.00\tnew\t2024-01-01\n"
+s.send(query("COPY orders FROM STDIN"))
+assert s.until(b"G")
+s.send(frame(b"d", line % 5001 + line % 5002), frame(b"c"))
+assert s.until() == [(b"C", b"COPY 2\0"), (b"Z", b"I")]
+# A server in a copy ignores the Sync that a driver sends along with Execute.
+s.send(parse("", "COPY orders FROM STDIN"), bind(), execute(), SYNC)
+assert kinds(s.until(b"G")) == "12G"
+s.send(frame(b"d", line % 5003), frame(b"c"), SYNC)
+assert s.until() == [(b"C", b"COPY 1\0"), (b"Z", b"I")]
+assert rows(s.ask("SELECT count(*) FROM orders")) == [[b"1003"]]
+"#,
+    );
+}
+
+#[test]
+fn a_client_that_does_not_finish_its_start_up_is_given_up() {
+    check(
+        r#"
+begun, waiting = time.monotonic(), []
+for start in (b"", startup()[:20], SSL_REQUEST[:7], GSSENC_REQUEST):
+    sock = dial()
+    sock.sendall(start)
+    waiting.append(sock)
+for sock in waiting:
+    while data := sock.recv(65536):
+        assert data == b"N", data
+assert 25 < time.monotonic() - begun < LIMIT, time.monotonic() - begun
 "#,
     );
 }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod ci;
+mod defences;
 mod demo;
 mod deny;
 mod ebpf;
@@ -40,6 +41,8 @@ enum Command {
     Tidy(tidy::Args),
     /// Run every test, as root, against real servers, and count them
     Test(test::Args),
+    /// Take each defence against bad input away and require its test to fail
+    Defences(defences::Args),
     /// Show the whole path with a real database, identity provider, agent and approver
     Demo(demo::Args),
     /// Measure against direct connections and pgbouncer
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Defences(args) => defences::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -1,29 +1,41 @@
 //! Resources that refuse, hang, die, talk nonsense or are not who they should be.
 //!
-//! Each is a listener of this test; it keeps what it was sent, so that a credential given away would be seen.
+//! Most are listeners of this test that keep what they were sent, so that a credential given away would be seen; where a
+//! whole server is needed it is a real one, with a certificate of the test's choice.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use chaperone_tests::ca::{Ca, Validity};
 use chaperone_tests::daemon::{Daemon, Plan};
+use chaperone_tests::postgres::{Options, Server, Tls};
+use chaperone_tests::shop::AGENT;
 use chaperone_tests::{ports, sample, temp};
 
-use super::{AGENT, run};
+use super::run;
 
-const POLICY: &str = "@id(\"anything\")\npermit (principal == Unidentified::\"worker\", action, resource);\n";
+const POLICY: &str = r#"
+@id("anything")
+permit (principal == Unidentified::"worker", action, resource);
+
+@id("nothing-classified-in-clear")
+forbid (principal, action == Action::"readClear", resource);
+"#;
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+const CANCEL_REQUEST: [u8; 4] = [4, 210, 22, 46];
+pub(crate) const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 
 /// A listener that treats every connection alike and keeps what it read.
-struct Fake {
-    port: u16,
+pub(crate) struct Fake {
+    pub(crate) port: u16,
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Fake {
-    fn new(act: impl Fn(TcpStream, &Mutex<Vec<u8>>) + Send + 'static) -> Self {
+    pub(crate) fn new(act: impl Fn(TcpStream, &Mutex<Vec<u8>>) + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", ports::free().unwrap())).unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -43,7 +55,7 @@ impl Fake {
 }
 
 /// Reads once and keeps it.
-fn take(stream: &mut TcpStream, seen: &Mutex<Vec<u8>>) -> Vec<u8> {
+pub(crate) fn take(stream: &mut TcpStream, seen: &Mutex<Vec<u8>>) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
     let count = stream.read(&mut buffer).unwrap_or(0);
     buffer.truncate(count);
@@ -52,28 +64,49 @@ fn take(stream: &mut TcpStream, seen: &Mutex<Vec<u8>>) -> Vec<u8> {
 }
 
 /// Writes what the other end may no longer want.
-fn give(stream: &mut TcpStream, bytes: &[u8]) {
+pub(crate) fn give(stream: &mut TcpStream, bytes: &[u8]) {
     if stream.write_all(bytes).is_err() {
         assert!(stream.shutdown(Shutdown::Both).is_ok() || stream.peer_addr().is_err());
     }
 }
 
+/// A daemon whose one resource is at this port, with these TLS keys and classes of columns.
+pub(crate) struct Facing {
+    daemon: Daemon,
+    port: u16,
+    _dir: temp::Dir,
+}
+
+/// The name of that resource.
+pub(crate) const FAKE: &str = "fake";
+
+impl Facing {
+    pub(crate) fn start(port: u16, tls: &str, columns: &str) -> Self {
+        let dir = temp::Dir::new("upstream").unwrap();
+        let password = dir.write("password", sample::PASSWORD, 0o600).unwrap();
+        let plan = Plan::default()
+            .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
+            .with(&format!(
+                "[[resource]]\nname = \"{FAKE}\"\nprotocol = \"postgres\"\naddresses = [\"127.0.0.1:{port}\"]\n\
+                 credential = {{ user = \"{}\", password_file = \"{}\" }}\ntls = {{ {tls} }}\n",
+                sample::USER,
+                password.display()
+            ))
+            .policy("test.cedar", POLICY)
+            .policy("columns.toml", columns);
+        Self { daemon: Daemon::start(&plan).unwrap(), port, _dir: dir }
+    }
+
+    /// Runs a program as the agent; its assertions must hold.
+    pub(crate) fn check(&self, program: &str) {
+        run(&self.daemon, self.port, program)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.daemon.log().unwrap()));
+    }
+}
+
 /// Runs a program as the agent against one resource with these TLS keys.
 fn against(port: u16, tls: &str, program: &str) {
-    let dir = temp::Dir::new("upstream").unwrap();
-    let password = dir.write("password", sample::PASSWORD, 0o600).unwrap();
-    let plan = Plan::default()
-        .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-        .with(&format!(
-            "[[resource]]\nname = \"fake\"\nprotocol = \"postgres\"\naddresses = [\"127.0.0.1:{port}\"]\n\
-             credential = {{ user = \"{}\", password_file = \"{}\" }}\ntls = {{ {tls} }}\n",
-            sample::USER,
-            password.display()
-        ))
-        .policy("test.cedar", POLICY)
-        .policy("columns.toml", "");
-    let daemon = Daemon::start(&plan).unwrap();
-    run(&daemon, port, program).unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().unwrap()));
+    Facing::start(port, tls, "").check(program);
 }
 
 const REFUSED: &str = r#"
@@ -94,12 +127,42 @@ fn a_resource_that_hangs_at_start_up_is_a_fatal_error_within_the_limit() {
 }
 
 #[test]
-fn a_resource_that_answers_garbage_is_a_fatal_error() {
-    let fake = Fake::new(|mut stream, seen| {
+fn a_resource_that_takes_no_connection_is_a_fatal_error_within_the_limit() {
+    use nix::sys::socket;
+    let flags = socket::SockFlag::SOCK_CLOEXEC;
+    let full = socket::socket(socket::AddressFamily::Inet, socket::SockType::Stream, flags, None).unwrap();
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, ports::free().unwrap());
+    socket::bind(full.as_raw_fd(), &socket::SockaddrIn::from(address)).unwrap();
+    socket::listen(&full, socket::Backlog::new(1).unwrap()).unwrap();
+    // The kernel lets one more wait than the backlog says and leaves every further call unanswered.
+    let waiting = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+    against(address.port(), "mode = \"disable\"", REFUSED);
+    assert_eq!(waiting.len(), 2);
+}
+
+#[test]
+fn a_resource_that_hangs_in_tls_is_a_fatal_error_within_the_limit() {
+    let held = Mutex::new(Vec::new());
+    let fake = Fake::new(move |mut stream, seen| {
         take(&mut stream, seen);
-        give(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        give(&mut stream, b"S");
+        held.lock().unwrap().push(stream);
     });
-    against(fake.port, "mode = \"disable\"", REFUSED);
+    against(fake.port, "mode = \"require\"", REFUSED);
+    assert!(!fake.saw(b"user"));
+}
+
+#[test]
+fn a_resource_that_answers_garbage_is_a_fatal_error() {
+    // What is no message at all, and a message that no server sends before one that would end the login.
+    let strange = [b"@\0\0\0\x05x".as_slice(), WELCOME].concat();
+    for garbage in [b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), strange] {
+        let fake = Fake::new(move |mut stream, seen| {
+            take(&mut stream, seen);
+            give(&mut stream, &garbage);
+        });
+        against(fake.port, "mode = \"disable\"", REFUSED);
+    }
 }
 
 #[test]
@@ -189,4 +252,82 @@ fn a_resource_without_tls_or_with_a_strange_certificate_gets_no_credential() {
     }
     assert_eq!(*declines.seen.lock().unwrap(), [SSL_REQUEST, SSL_REQUEST].concat());
     assert!(!strange.saw(b"user") && !strange.saw(sample::PASSWORD.as_bytes()));
+}
+
+/// A real server that shows a certificate of `ca` for this name.
+fn certified(ca: &Ca, name: &str, validity: Validity) -> Server {
+    let issued = ca.server(&[name], validity).unwrap();
+    let (certificate, key) = (issued.certificate_pem().to_owned(), issued.key_pem().to_owned());
+    let tls = Tls { certificate, key, client_ca: None, required: true };
+    Server::start(&Options { tls: Some(tls), sample: false, ..Options::default() }).unwrap()
+}
+
+#[test]
+fn a_certificate_must_be_in_time_and_under_verify_full_name_the_server() {
+    let ca = Ca::new("good").unwrap();
+    let dir = temp::Dir::new("upstream-ca").unwrap();
+    let file = ca.write(dir.path(), "ca.pem").unwrap();
+    let served = "s = Session()\ns.alive()\n";
+    for (name, validity, full, chain) in [
+        ("127.0.0.1", Validity::Current, served, served),
+        ("elsewhere.example", Validity::Current, REFUSED, served),
+        ("127.0.0.1", Validity::Expired, REFUSED, REFUSED),
+    ] {
+        let server = certified(&ca, name, validity);
+        for (mode, program) in [("verify-full", full), ("verify-ca", chain)] {
+            let before = server.log().unwrap().matches("connection authorized").count();
+            against(server.port(), &format!("mode = \"{mode}\", ca_file = \"{}\"", file.display()), program);
+            let came_in = server.log().unwrap().matches("connection authorized").count() > before;
+            assert_eq!(came_in, program == served, "{name} {validity:?} {mode}: {}", server.log().unwrap());
+        }
+    }
+}
+
+#[test]
+fn with_protocol_3_2_both_ends_have_a_32_byte_key_of_their_own() {
+    const WELCOME_3_2: &[u8] =
+        b"R\0\0\0\x08\0\0\0\0K\0\0\0\x28\0\0\0\x07kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkZ\0\0\0\x05I";
+    const CANCELLED: &[u8] = b"E\0\0\0\x19SERROR\0C57014\0Mstop\0\0Z\0\0\0\x05I";
+    let (cancel, cancelled) = channel();
+    let (cancel, cancelled) = (Mutex::new(cancel), Mutex::new(Some(cancelled)));
+    let fake = Fake::new(move |mut stream, seen| {
+        let first = take(&mut stream, seen);
+        if first.get(4..8) == Some(&CANCEL_REQUEST) {
+            cancel.lock().unwrap().send(()).unwrap();
+            return;
+        }
+        let cancelled = cancelled.lock().unwrap().take().unwrap();
+        std::thread::spawn(move || {
+            give(&mut stream, WELCOME_3_2);
+            let mut statement = [0; 64];
+            // The statement runs until it is cancelled, and then the session goes on until the daemon ends it.
+            while matches!(stream.read(&mut statement), Ok(1..)) && cancelled.recv().is_ok() {
+                give(&mut stream, CANCELLED);
+            }
+        });
+    });
+    against(
+        fake.port,
+        "mode = \"disable\"",
+        r#"
+s = Session(2)
+assert len(s.key) == 4 + 32 and s.version is None, (s.key, s.version)
+assert s.key[4:] != b"k" * 32, "the agent was told the server's own key"
+s.send(query("SELECT pg_sleep(30)"))
+wrong = s.key[:-1] + bytes([s.key[-1] ^ 1])
+for key in (wrong, s.key[:8], s.key[:4] + b"k" * 32, struct.pack("!I", 7) + b"k" * 32, s.key):
+    sock = dial()
+    sock.sendall(struct.pack("!II", len(key) + 8, 80877102) + key)
+    assert sock.recv(1) == b""
+error = errors(s.until())[0]
+assert error["C"] == "57014", error
+"#,
+    );
+    assert!(fake.saw(b"\0\x03\0\x02user\0"), "the server was not asked for protocol 3.2");
+    let sent = fake.seen.lock().unwrap();
+    let cancels: Vec<_> =
+        sent.windows(8).enumerate().filter(|(_, part)| part[4..] == CANCEL_REQUEST).collect();
+    let [(at, _)] = cancels.as_slice() else { panic!("not one cancel request: {cancels:?}") };
+    let expected = [&[0, 0, 0, 44], CANCEL_REQUEST.as_slice(), &[0, 0, 0, 7], &[b'k'; 32]].concat();
+    assert_eq!(sent.get(*at..), Some(expected.as_slice()));
 }

@@ -1,4 +1,4 @@
-//! The fuzz targets' harnesses with a fixed seed, so that every test run has some.
+//! The fuzz targets' harnesses with a fixed seed and with the targets' own seeds, so that every test run has some.
 
 use super::super::super::testing::{converse, read_everything};
 
@@ -40,5 +40,27 @@ fn arbitrary_bytes_are_read_without_harm() {
             *byte %= 4;
         }
         read_everything(&bytes);
+    }
+}
+
+/// The seeds of a fuzz target, by name.
+fn kept(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds");
+    let entries = std::fs::read_dir(std::path::Path::new(folder).join(target)).unwrap();
+    let mut all: Vec<_> = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn the_seeds_of_the_fuzz_targets_keep_the_rules() {
+    for (name, instructions) in kept("postgres_engine") {
+        assert!(std::panic::catch_unwind(|| converse(&instructions)).is_ok(), "{name}");
+    }
+    for (name, bytes) in kept("postgres_wire") {
+        assert!(std::panic::catch_unwind(|| read_everything(&bytes)).is_ok(), "{name}");
     }
 }
