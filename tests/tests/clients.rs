@@ -6,9 +6,10 @@
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use chaperone_tests::agent::dsn;
 use chaperone_tests::postgres::program_path;
 use chaperone_tests::process::{self, Finished};
@@ -41,49 +42,71 @@ fn psql(shop: &Shop, dsn: &str, sql: &str) -> Result<Finished> {
 
 /// The same program outside the cgroup; the server asks it for the password that nobody gave it.
 fn psql_outside(shop: &Shop) -> Result<Finished> {
-    let mut psql = std::process::Command::new(program_path("psql"));
+    let mut psql = Command::new(program_path("psql"));
     psql.args(["-X", "-A", "-t", "-w", "-d", &dsn(&shop.server), "-c", COUNT]).env_remove("PGPASSWORD");
     process::run(&mut psql, LIMIT)
 }
 
-/// What a Python program prints that gets the connection string as its argument.
-fn python(text: &str) -> Result<String> {
-    let shop = open()?;
-    let mut python = shop.agent().python(text, &[&dsn(&shop.server)])?;
-    process::run(&mut python, LIMIT)?.success()
+/// Loopback of both families.
+const HOSTS: &[&str] = &["127.0.0.1", "::1"];
+
+/// Plain and encrypted connections to the server's own address.
+fn ways(shop: &Shop, hosts: &[&str]) -> Vec<String> {
+    let (port, user, database) = (shop.server.port(), sample::USER, sample::DATABASE);
+    let all = hosts.iter().flat_map(|host| ["disable", "require"].map(|mode| (host, mode)));
+    all.map(|(host, mode)| format!("host={host} port={port} user={user} dbname={database} sslmode={mode}"))
+        .collect()
 }
 
-/// What every client must have seen: the number of orders, and an e-mail address of which only the end is left.
-fn require_rows(seen: &str) {
-    assert!(seen.contains("1000"), "the count is missing:\n{seen}");
-    assert!(seen.contains("mple") && !seen.contains("customer7"), "the e-mail is not masked:\n{seen}");
+/// Runs a client on every way and fails unless it sees what it must, encrypted where it asked for it.
+fn on_every_way(hosts: &[&str], client: impl Fn(&Shop, &str) -> Result<Command>) -> Result<()> {
+    let shop = open()?;
+    let ways = ways(&shop, hosts);
+    for way in &ways {
+        let seen = process::run(&mut client(&shop, way)?, LIMIT)?;
+        let seen = seen.success().with_context(|| way.clone())?;
+        // The number of orders, and an e-mail address of which only the end is left.
+        ensure!(seen.contains("1000"), "{way}: the count is missing:\n{seen}");
+        ensure!(
+            seen.contains("mple") && !seen.contains("customer7"),
+            "{way}: the e-mail is not masked:\n{seen}"
+        );
+    }
+    let opened = shop.records("session_opened")?;
+    let encrypted: Vec<bool> = opened.iter().map(|one| one["client_tls"] == true).collect();
+    let wanted: Vec<bool> = ways.iter().map(|way| way.ends_with("require")).collect();
+    ensure!(encrypted == wanted, "encrypted: {encrypted:?}");
+    Ok(())
+}
+
+/// The same for a Python program that gets the words of the connection string as `d` and the string as `dsn`.
+fn python_on_every_way(hosts: &[&str], text: &str) -> Result<()> {
+    let start = "import sys\ndsn = sys.argv[1]\nd = dict(w.split('=') for w in dsn.split())\n\
+        tls = d['sslmode'] == 'require'\n";
+    on_every_way(hosts, |shop, way| shop.agent().python(&format!("{start}{text}"), &[way]))
 }
 
 #[test]
 fn psql_works_on_both_families_with_and_without_tls() {
-    let shop = open().unwrap();
-    for host in ["127.0.0.1", "::1"] {
-        for mode in ["disable", "require"] {
-            let dsn = format!(
-                "host={host} port={} user={} dbname={} sslmode={mode}",
-                shop.server.port(),
-                sample::USER,
-                sample::DATABASE
-            );
-            let seen = psql(&shop, &dsn, COUNT).unwrap().success().unwrap();
-            assert_eq!(seen.trim(), "1000", "{dsn}");
-        }
-    }
+    let sql = "SELECT count(*) FROM orders; SELECT email FROM customers WHERE id = 7";
+    on_every_way(HOSTS, |shop, way| {
+        let mut psql = shop.agent().command(program_path("psql"));
+        psql.args(["-X", "-A", "-t", "-w", "-d", way, "-c", sql]);
+        Ok(psql)
+    })
+    .unwrap();
 }
 
 #[test]
 fn pg_dump_writes_the_schema() {
     let shop = open().unwrap();
-    let mut dump = shop.agent().command(program_path("pg_dump"));
-    let seen = process::run(dump.args(["--schema-only", "-w", "-d", &dsn(&shop.server)]), LIMIT).unwrap();
-    let seen = seen.success().unwrap();
-    assert!(seen.contains("CREATE TABLE public.customers"), "{seen}");
-    assert!(seen.contains("CREATE VIEW public.open_orders"), "{seen}");
+    for way in ways(&shop, HOSTS) {
+        let mut dump = shop.agent().command(program_path("pg_dump"));
+        let seen = process::run(dump.args(["--schema-only", "-w", "-d", &way]), LIMIT).unwrap();
+        let seen = seen.success().unwrap();
+        assert!(seen.contains("CREATE TABLE public.customers"), "{way}: {seen}");
+        assert!(seen.contains("CREATE VIEW public.open_orders"), "{way}: {seen}");
+    }
 }
 
 #[test]
@@ -104,99 +127,99 @@ fn pgbench_runs_in_every_mode() {
     let shop = open().unwrap();
     let script =
         shop.daemon.dir().write("look.sql", "SELECT item FROM orders WHERE id = 7;\n", 0o644).unwrap();
-    for mode in ["simple", "extended", "prepared"] {
-        let mut bench = shop.agent().command(program_path("pgbench"));
-        bench.args([
-            "-n",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &shop.server.port().to_string(),
-            "-U",
-            sample::USER,
-            "-M",
-            mode,
-        ]);
-        bench.args(["-c", "4", "-j", "2", "-t", "50", "-f"]).arg(&script).arg(sample::DATABASE);
-        let seen = process::run(&mut bench, LIMIT).unwrap().success().unwrap();
-        assert!(seen.contains("200/200"), "{mode}: {seen}");
+    for way in ways(&shop, HOSTS) {
+        for mode in ["simple", "extended", "prepared"] {
+            let mut bench = shop.agent().command(program_path("pgbench"));
+            bench.args(["-n", "-M", mode, "-c", "4", "-j", "2", "-t", "50", "-f"]).arg(&script).arg(&way);
+            let seen = process::run(&mut bench, LIMIT).unwrap().success().unwrap();
+            assert!(seen.contains("200/200"), "{way}, {mode}: {seen}");
+        }
     }
 }
 
 #[test]
 fn psycopg_3_works_in_text_and_binary() {
-    let seen = python(
-        "import sys, psycopg\n\
-         with psycopg.connect(sys.argv[1]) as c:\n\
+    python_on_every_way(
+        HOSTS,
+        "import psycopg\n\
+         with psycopg.connect(dsn) as c:\n\
          \x20   print(c.execute('SELECT count(*) FROM orders').fetchone())\n\
          \x20   for binary in (False, True):\n\
          \x20       print(c.cursor(binary=binary).execute('SELECT email FROM customers WHERE id = %s', (7,)).fetchone())\n",
-    );
-    require_rows(&seen.unwrap());
+    )
+    .unwrap();
 }
 
 #[test]
 fn psycopg_2_works() {
-    let seen = python(
-        "import sys, psycopg2\n\
-         c = psycopg2.connect(sys.argv[1]).cursor()\n\
+    python_on_every_way(
+        HOSTS,
+        "import psycopg2\n\
+         c = psycopg2.connect(dsn).cursor()\n\
          c.execute('SELECT count(*) FROM orders'); print(c.fetchone())\n\
          c.execute('SELECT email FROM customers WHERE id = %s', (7,)); print(c.fetchone())\n",
-    );
-    require_rows(&seen.unwrap());
+    )
+    .unwrap();
 }
 
 #[test]
 fn asyncpg_works() {
-    let seen = python(
-        "import sys, asyncio, asyncpg\n\
-         d = dict(w.split('=') for w in sys.argv[1].split())\n\
+    python_on_every_way(
+        HOSTS,
+        "import asyncio, asyncpg\n\
          async def main():\n\
-         \x20   c = await asyncpg.connect(host=d['host'], port=int(d['port']), user=d['user'], database=d['dbname'])\n\
+         \x20   c = await asyncpg.connect(host=d['host'], port=int(d['port']), user=d['user'], database=d['dbname'],\n\
+         \x20       ssl=d['sslmode'])\n\
          \x20   print(await c.fetchval('SELECT count(*) FROM orders'))\n\
          \x20   print(await c.fetchval('SELECT email FROM customers WHERE id = $1', 7))\n\
          \x20   await c.close()\n\
          asyncio.run(main())\n",
-    );
-    require_rows(&seen.unwrap());
+    )
+    .unwrap();
 }
 
 #[test]
 fn pg8000_works() {
-    let seen = python(
-        "import sys, pg8000\n\
-         d = dict(w.split('=') for w in sys.argv[1].split())\n\
-         c = pg8000.connect(host=d['host'], port=int(d['port']), user=d['user'], database=d['dbname']).cursor()\n\
+    // This version of the driver opens IPv4 sockets only.
+    python_on_every_way(
+        &["127.0.0.1"],
+        "import pg8000\n\
+         c = pg8000.connect(host=d['host'], port=int(d['port']), user=d['user'], database=d['dbname'],\n\
+         \x20   ssl=tls).cursor()\n\
          c.execute('SELECT count(*) FROM orders'); print(c.fetchone())\n\
          c.execute('SELECT email FROM customers WHERE id = %s', (7,)); print(c.fetchone())\n",
-    );
-    require_rows(&seen.unwrap());
+    )
+    .unwrap();
 }
 
 #[test]
 fn node_pg_works() {
-    let shop = open().unwrap();
     let text = "const { Client } = require('pg');\n\
         const d = Object.fromEntries(process.argv[2].split(' ').map((w) => w.split('=')));\n\
-        const c = new Client({ host: d.host, port: +d.port, user: d.user, database: d.dbname });\n\
+        const ssl = d.sslmode === 'require' ? { rejectUnauthorized: false } : false;\n\
+        const c = new Client({ host: d.host, port: +d.port, user: d.user, database: d.dbname, ssl });\n\
         (async () => {\n\
           await c.connect();\n\
           console.log((await c.query('SELECT count(*) FROM orders')).rows[0].count);\n\
           console.log((await c.query('SELECT email FROM customers WHERE id = $1', [7])).rows[0].email);\n\
           await c.end();\n\
         })().catch((e) => { console.error(e); process.exit(1); });\n";
-    let mut node = shop.agent().node(text, &[&dsn(&shop.server)]).unwrap();
-    require_rows(&process::run(&mut node, LIMIT).unwrap().success().unwrap());
+    on_every_way(HOSTS, |shop, way| shop.agent().node(text, &[way])).unwrap();
 }
 
 #[test]
 fn tokio_postgres_works() {
-    let shop = open().unwrap();
-    // The agent's account may not read the folder that cargo builds into.
-    let program = shop.daemon.dir().path().join("tokio-postgres-client");
-    std::fs::copy(env!("CARGO_BIN_EXE_tokio-postgres-client"), &program).unwrap();
-    let mut client = shop.agent().command(&program);
-    require_rows(&process::run(client.arg(dsn(&shop.server)), LIMIT).unwrap().success().unwrap());
+    on_every_way(HOSTS, |shop, way| {
+        // The agent's account may not read the folder that cargo builds into, nor the daemon's state.
+        let dir = shop.daemon.dir().path();
+        let (program, authority) = (dir.join("tokio-postgres-client"), dir.join("authority.pem"));
+        std::fs::copy(env!("CARGO_BIN_EXE_tokio-postgres-client"), &program)?;
+        std::fs::copy(shop.daemon.state().join("ca/ca.pem"), &authority)?;
+        let mut client = shop.agent().command(&program);
+        client.arg(way).arg(authority);
+        Ok(client)
+    })
+    .unwrap();
 }
 
 #[test]
