@@ -3,6 +3,7 @@
 //! A statement that runs another by name (`EXECUTE`, `FETCH`) is judged as both. A statement that would carry masked values
 //! into a relation or out through `COPY` is refused whatever policy says of its effects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::exposure::Exposure;
@@ -14,6 +15,8 @@ use crate::sql::{Analysis, ColumnReads, Outputs, Statement, StatementKind};
 
 /// Characters of a bound value that the record shows. Longer values are cut and named by their digest.
 const VALUE_CHARS_MAX: usize = 256;
+/// Bytes of prepared texts shown before a statement that runs them. What is longer is named by its digest.
+const PREPARED_BYTES_MAX: usize = 64 * 1024;
 
 /// A question for the gate.
 #[derive(Debug)]
@@ -77,6 +80,8 @@ pub(super) struct Judged {
     pub(super) operation: Arc<Operation>,
     pub(super) leaks: bool,
     pub(super) parts: Vec<Part>,
+    /// Prepared statements that it runs by name; no text for one that is not known.
+    called: BTreeMap<String, Option<Arc<str>>>,
 }
 
 /// One statement of a pending query.
@@ -86,13 +91,14 @@ pub(crate) struct PartPlan(pub(super) Part);
 impl Engine {
     /// The question for a `Query` with this text.
     pub(super) fn ask_query(&mut self, text: &str, analysis: &Arc<Analysis>) -> Ask {
-        let Judged { operation, leaks, parts } = self.judged(analysis);
+        let Judged { operation, leaks, parts, called } = self.judged(analysis);
         let statement = shown(text, &operation);
         let names = analysis.statements.iter().zip(&parts);
         let names = names.filter_map(|(one, part)| name_change(one, analysis, &statement, part)).collect();
         let parts = parts.into_iter().map(PartPlan).collect();
         self.pending = Some(Pending::Query { parts, names, analysis: Arc::clone(analysis) });
-        Ask { operation, statement, values: Vec::new(), leaks, purpose: Purpose::Run }
+        let statement = with_prepared(statement, &called);
+        Ask { operation, statement, values: Vec::new(), leaks, purpose: purpose(analysis) }
     }
 
     /// The question for a `Parse`.
@@ -109,11 +115,14 @@ impl Engine {
 
     /// The question for a `Bind` that waits. Judged anew: what it names may be something else since its Parse.
     pub(super) fn ask_bind(&self, bind: &Bind<'_>, prepared: &Prepared) -> Ask {
-        let Judged { operation, leaks, .. } = self.judged(&prepared.analysis);
+        let Judged { operation, leaks, called, .. } = self.judged(&prepared.analysis);
         let values =
             bind.values.iter().enumerate().map(|(index, value)| bound(*value, bind.format(index))).collect();
-        let statement = Arc::clone(&prepared.text);
-        Ask { operation, statement, values, leaks, purpose: Purpose::Run }
+        let statement = with_prepared(Arc::clone(&prepared.text), &called);
+        // What SQL prepared is `PREPARE` in its analysis; binding it runs what is inside.
+        let by_sql = prepared.request == 0;
+        let purpose = if by_sql { Purpose::Run } else { purpose(&prepared.analysis) };
+        Ask { operation, statement, values, leaks, purpose }
     }
 
     /// The question for a `FunctionCall`: code called by number, which nobody can see into.
@@ -133,6 +142,7 @@ impl Engine {
             Operation { has_filter: true, row_limit: analysis.operation.row_limit, ..Operation::default() };
         let mut leaks = false;
         let mut parts = Vec::with_capacity(analysis.statements.len());
+        let mut called = BTreeMap::new();
         // What an earlier statement of the text changes holds for the later ones, before anything of it is known here.
         let (mut doubt, mut renamed) = (self.doubt, false);
         for statement in &analysis.statements {
@@ -142,6 +152,7 @@ impl Engine {
                 let known = (!renamed).then(|| self.executed(name)).flatten();
                 let inner = known.as_ref().map_or_else(Operation::unknown, |known| known.operation.clone());
                 merge(&mut operation, &inner);
+                called.insert(name.clone(), known.map(|known| known.text));
             }
             match self.run_by_name((doubt, renamed), statement, &mut part) {
                 Some(inner_leaks) => leaks |= inner_leaks,
@@ -159,7 +170,7 @@ impl Engine {
         }
         // The shared operation keeps its identity, by which the gate remembers decisions.
         let operation = if by_name { Arc::new(operation) } else { Arc::clone(&analysis.operation) };
-        Judged { operation, leaks, parts }
+        Judged { operation, leaks, parts, called }
     }
 
     /// What a statement can show, as the session stands.
@@ -248,6 +259,12 @@ impl Engine {
     }
 }
 
+/// What a text is sent for: one that only prepares runs nothing, and what it prepares is judged again when it runs.
+fn purpose(analysis: &Analysis) -> Purpose {
+    let prepares = |one: &Statement| matches!(one.kind, StatementKind::Prepare { .. });
+    if analysis.statements.iter().all(prepares) { Purpose::Prepare } else { Purpose::Run }
+}
+
 /// Whether a statement runs code that, while names are in doubt, may be anybody's.
 fn calls(statement: &Statement) -> bool {
     statement.opaque || !statement.operation.functions.is_empty()
@@ -295,6 +312,32 @@ fn merge(whole: &mut Operation, inner: &Operation) {
     whole.columns.extend(inner.columns.iter().cloned());
     whole.functions.extend(inner.functions.iter().cloned());
     whole.has_filter &= inner.has_filter;
+}
+
+/// The text for record and approver: before what runs statements by name stands what those names mean. Every line of theirs
+/// is marked, so that no text can pose as another's, and an approval fits both.
+fn with_prepared(text: Arc<str>, called: &BTreeMap<String, Option<Arc<str>>>) -> Arc<str> {
+    if called.is_empty() {
+        return text;
+    }
+    let mut whole = String::new();
+    let mut left = PREPARED_BYTES_MAX;
+    for (name, prepared) in called {
+        let Some(prepared) = prepared else {
+            whole.push_str(&format!("-- chaperone: {name:?} is not known\n"));
+            continue;
+        };
+        whole.push_str(&format!("-- chaperone: {name:?} was prepared by\n"));
+        if prepared.len() <= left {
+            left = left.saturating_sub(prepared.len());
+            prepared.split('\n').for_each(|line| whole.push_str(&format!("-- | {line}\n")));
+        } else {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, prepared.as_bytes());
+            whole.push_str(&format!("-- | {} bytes, sha256 {}\n", prepared.len(), hex(digest.as_ref())));
+        }
+    }
+    whole.push_str(&text);
+    Arc::from(whole)
 }
 
 /// The text that the record keeps. A statement that sets a password is kept without its text.

@@ -47,6 +47,8 @@ pub(super) enum Meaning<T> {
 pub(super) struct Executed {
     pub(super) statement: Statement,
     pub(super) operation: Operation,
+    /// The text that prepared it.
+    pub(super) text: Arc<str>,
 }
 
 impl Engine {
@@ -83,7 +85,11 @@ impl Engine {
             StatementKind::Prepare { .. } => prepared.request == 0,
             _ => false,
         };
-        plain.then(|| Executed { statement: only.clone(), operation: (*prepared.analysis.operation).clone() })
+        plain.then(|| Executed {
+            statement: only.clone(),
+            operation: (*prepared.analysis.operation).clone(),
+            text: Arc::clone(&prepared.text),
+        })
     }
 
     /// Whether running a prepared statement runs another by name.

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod names;
+mod prepared;
 mod replies;
 mod scrubbing;
 
