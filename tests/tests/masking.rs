@@ -324,19 +324,20 @@ fn the_record_names_what_was_masked() {
 }
 
 #[test]
-fn a_relation_that_somebody_else_renames_keeps_its_class() {
+fn a_relation_that_somebody_else_renames_or_detaches_keeps_its_class() {
     let stage = Stage::set("").unwrap();
     // The daemon has seen the relations under their first names.
     let before: &[Row] = &[("before", Status::Masked, &["SELECT secret FROM vault1"])];
     assert!(stage.play(before).unwrap()[0].0 < Status::Leaked);
     let rename = "ALTER TABLE vault1 RENAME TO cellar1; ALTER SCHEMA hid RENAME TO seen;\
-                  ALTER TABLE seen.things SET SCHEMA public";
+                  ALTER TABLE seen.things SET SCHEMA public; ALTER TABLE people DETACH PARTITION people_eu";
     stage.server.query(rename).unwrap();
     // Sessions that begin within two seconds share a snapshot.
     std::thread::sleep(Duration::from_millis(2_200));
     let after: &[Row] = &[
         ("renamed", Status::Masked, &["SELECT secret FROM cellar1"]),
         ("renamed, in an expression", Status::Masked, &["SELECT upper(secret) FROM cellar1"]),
+        ("detached", Status::Masked, &["SELECT email, upper(email) FROM people_eu"]),
         ("moved twice", Status::Masked, &["SELECT label, upper(label) FROM public.things"]),
     ];
     for (row, (status, note)) in after.iter().zip(stage.play(after).unwrap()) {

@@ -136,7 +136,7 @@ pub enum Event<'a> {
         subject: Option<Cow<'a, str>>,
         /// Name of the resource.
         resource: Cow<'a, str>,
-        /// The statement as it came.
+        /// The statement as it came; before it, marked, the texts of prepared statements that it runs by name.
         statement: Cow<'a, str>,
         /// Bound values.
         values: Cow<'a, [BoundValue]>,

@@ -196,7 +196,8 @@ impl Catalog {
         self.code.sight(statement, relations, |relation, column| self.attribute(relation, column).is_some())
     }
 
-    /// Takes over what an earlier snapshot of the same database knows: what a relation was called stays with its number.
+    /// Takes over what an earlier snapshot of the same database knows: what a relation was called, and what it was a child
+    /// or a partition of, stays with its number.
     pub(super) fn remember(&mut self, earlier: &Self) {
         let renamed =
             earlier.relations.iter().map(|(oid, relation)| (*oid, &relation.schema, &relation.name));
@@ -210,6 +211,20 @@ impl Catalog {
             if left > 0 && now.is_some_and(|now| (&now.schema, &now.name) != (schema, name)) {
                 self.former.entry(name.clone()).or_default().push((schema.clone(), oid));
                 left = left.saturating_sub(1);
+            }
+        }
+        self.remember_parents(earlier);
+    }
+
+    fn remember_parents(&mut self, earlier: &Self) {
+        let edges = earlier
+            .children
+            .iter()
+            .flat_map(|(parent, children)| children.iter().map(move |child| (*parent, *child)));
+        for (parent, child) in edges.take(FORMER_MAX) {
+            let known = self.children.get(&parent).is_some_and(|children| children.contains(&child));
+            if !known && self.relations.contains_key(&child) {
+                self.children.entry(parent).or_default().push(child);
             }
         }
     }
@@ -312,5 +327,19 @@ pub(super) mod tests {
         let mut gone = catalog([]).unwrap();
         gone.remember(&third);
         assert_eq!(gone.bearers("public", "a").count(), 0);
+    }
+
+    #[test]
+    fn a_child_that_was_taken_from_its_parent_stays_in_the_family() {
+        let relations = || rows(&[&["1", "public", "parent"], &["2", "public", "child"]]);
+        let first = catalog([relations(), rows(&[&["2", "1"], &["3", "1"]])]).unwrap();
+        let mut second = catalog([relations()]).unwrap();
+        second.remember(&first);
+        let mut third = catalog([relations()]).unwrap();
+        third.remember(&second);
+        let mut family = third.family(1);
+        family.sort_unstable();
+        assert_eq!(family, [1, 2], "what is gone is forgotten");
+        assert_eq!(third.ancestry(2), [2], "its rows are not seen in the parent any more");
     }
 }

@@ -384,3 +384,17 @@ fn definitions_make_the_catalog_stale() {
     talk.send_all(&[parse("", "CREATE TABLE t (a int)")]);
     assert_eq!(talk.stale, 1);
 }
+
+#[test]
+fn a_bind_is_known_before_it_is_asked_about_so_that_the_catalog_can_be_looked_at() {
+    let mut talk = Talk::masking();
+    talk.send_all(&[parse("s", LEAK), sync()]);
+    talk.receive(&[bare(b'1'), ready(b'I')]);
+    let frame = bind("", "s");
+    let Ok(Step::Known(analysis)) = talk.engine.client(&frame) else { panic!("the statement is known") };
+    // Meanwhile a new snapshot comes; the question is about what holds then.
+    talk.engine.set_view(View::default());
+    assert!(!talk.engine.ask(&frame, &analysis).unwrap().leaks);
+    talk.engine.permitted(9);
+    assert_eq!(talk.send(&execute("")), Sent::Under(9, Vec::new()), "nothing is masked any more");
+}
