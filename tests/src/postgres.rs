@@ -144,6 +144,12 @@ impl Server {
         command
     }
 
+    /// Its unix socket, where every account is trusted; only root and the server's own account can reach it.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("sockets").join(format!(".s.PGSQL.{}", self.port))
+    }
+
     /// Everything the server has logged.
     pub fn log(&self) -> Result<String> {
         self.process.log()

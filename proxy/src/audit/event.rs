@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AgentName, BoundValue, BundleHash, Decision, Evidence, Identity, MaskStrategy, Operation, Outcome,
+    AgentName, BoundValue, BundleHash, Decision, Evidence, Identity, MaskedColumn, Operation, Outcome,
     Principal, Protocol, RequestId, SessionId, Tally, TicketId, UnixMillis, UpstreamTlsMode,
 };
 
@@ -136,7 +136,7 @@ pub enum Event<'a> {
         subject: Option<Cow<'a, str>>,
         /// Name of the resource.
         resource: Cow<'a, str>,
-        /// The statement as it came.
+        /// The statement as it came; before it, marked, the texts of prepared statements that it runs by name.
         statement: Cow<'a, str>,
         /// Bound values.
         values: Cow<'a, [BoundValue]>,
@@ -204,21 +204,6 @@ pub enum Event<'a> {
         /// How many events were refused meanwhile.
         refused: u64,
     },
-}
-
-/// A column that policy masks.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct MaskedColumn {
-    /// `schema.table.column`, or the printed name where the source is unknown.
-    pub column: String,
-    /// Its class, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
-    /// How it is replaced.
-    pub strategy: MaskStrategy,
-    /// The policies that forbade reading it; empty when none permitted it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub policies: Vec<String>,
 }
 
 /// What the three ticket events tell.

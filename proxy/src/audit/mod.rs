@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use chain::Problem;
 pub use checkpoint::Flaw;
 pub use error::AuditError;
-pub use event::{Event, MaskedColumn, Record, SCHEMA, TicketFacts};
+pub use event::{Event, Record, SCHEMA, TicketFacts};
 pub use log::{Appender, Log, Receipt};
 pub use search::{Filter, Found, Searched, search};
 pub use verify::{Report, Trust, VerifyError, verify, verify_with};

@@ -175,18 +175,18 @@ impl Door {
         }
     }
 
-    /// How a column of `class` is masked for the agent now; `None` if it may be read as it is.
+    /// How a column of `class` is masked for the agent now, and by which policies; `None` if it may be read as it is.
     #[must_use]
     pub fn mask(
         &self,
         (bundle, principal): (&Set, &Principal),
         column: &ColumnName,
         class: &str,
-    ) -> Option<MaskStrategy> {
+    ) -> Option<(MaskStrategy, Vec<String>)> {
         let resource = &self.session.resource;
         match bundle.clearance(&ColumnQuestion { principal, resource, column, class }) {
             Clearance::Clear => None,
-            Clearance::Masked { strategy, .. } => Some(strategy),
+            Clearance::Masked { strategy, policies } => Some((strategy, policies)),
         }
     }
 

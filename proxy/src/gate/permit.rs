@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::audit::{Appender, Event};
-use crate::model::{Outcome, Principal, RequestId, Tally};
+use crate::model::{MaskedColumn, Outcome, Principal, RequestId, Tally};
 
 /// Leave for one request's bytes to go upstream, once. Only the gate mints it.
 #[derive(Debug)]
@@ -59,6 +59,18 @@ impl Released {
     /// Records the outcome, unless one was recorded before.
     pub fn end(&mut self, outcome: Outcome, tally: Tally) {
         self.ending.end(outcome, tally);
+    }
+
+    /// Records which columns of the reply are masked. One that cannot be recorded is masked all the same.
+    pub fn masks(&self, columns: &[MaskedColumn]) {
+        let event = Event::ReplyMasked {
+            request: self.ending.request,
+            agent: Cow::Borrowed(&self.ending.principal.agent),
+            masks: Cow::Borrowed(columns),
+        };
+        if let Err(error) = self.ending.appender.append(&event) {
+            tracing::error!(%error, "masked columns not recorded");
+        }
     }
 }
 

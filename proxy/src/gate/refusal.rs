@@ -69,7 +69,7 @@ impl Refusal {
             RefusalKind::NoRecord => "refused because the record cannot be written".to_owned(),
             RefusalKind::TooManyHeld => "refused because too many requests are held already".to_owned(),
             RefusalKind::MaskedData => {
-                "refused because it would copy masked values to where they can be read".to_owned()
+                "refused because it could carry masked values to where they can be read".to_owned()
             }
         }
     }
@@ -86,7 +86,7 @@ impl Refusal {
             RefusalKind::NoRecord => "try again later; the operator has been told",
             RefusalKind::TooManyHeld => "wait until held requests are decided",
             RefusalKind::MaskedData => {
-                "leave the masked columns out, and name the columns you need one by one"
+                "leave the masked columns out, name the columns you need one by one, and make no code"
             }
         };
         match &self.ticket {

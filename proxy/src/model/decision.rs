@@ -143,6 +143,21 @@ pub enum Clearance {
     },
 }
 
+/// A column that policy masks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MaskedColumn {
+    /// `schema.table.column`, or the printed name where the source is unknown.
+    pub column: String,
+    /// Its class, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// How it is replaced.
+    pub strategy: MaskStrategy,
+    /// The policies that forbade reading it; empty when none permitted it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ mod session;
 mod target;
 
 pub use decision::{
-    BundleHash, Clearance, Decision, HoldTerms, MaskStrategy, Reasons, StrategyError, Verdict,
+    BundleHash, Clearance, Decision, HoldTerms, MaskStrategy, MaskedColumn, Reasons, StrategyError, Verdict,
 };
 pub use ids::{RequestId, SessionId, TicketId, UnixMillis};
 pub use operation::{BoundValue, ColumnName, Effect, Operation, RelationName};

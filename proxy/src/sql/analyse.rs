@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::model::{Effect, Operation};
 
-use super::facts::{Analysis, ColumnReads, Outputs, Statement, StatementKind};
+use super::facts::{Analysis, ColumnReads, Outputs, Statement, StatementKind, Uses};
 use super::statement::{self, Examined};
 use super::{second, shape, tree};
 
@@ -80,6 +80,7 @@ fn nothing() -> Statement {
         outputs: Outputs::None,
         writes_from: ColumnReads::Nothing,
         opaque: false,
+        uses: Uses::default(),
     }
 }
 

@@ -69,7 +69,7 @@ impl Cache {
 fn cost(key: &[u8], analysis: &Analysis) -> usize {
     // Facts are words of the text, in the union and once more per statement.
     let statements = analysis.statements.len().saturating_add(1);
-    key.len().saturating_mul(3).saturating_add(statements.saturating_mul(ENTRY_BYTES))
+    key.len().saturating_mul(4).saturating_add(statements.saturating_mul(ENTRY_BYTES))
 }
 
 #[cfg(test)]

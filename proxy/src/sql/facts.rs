@@ -64,6 +64,23 @@ pub struct Statement {
     pub writes_from: ColumnReads,
     /// Whether it runs code that the parser cannot see into.
     pub opaque: bool,
+    /// What it uses besides functions by name.
+    pub uses: Uses,
+}
+
+/// What a statement uses that may be somebody's own under a built-in name, and what it does to such things.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uses {
+    /// Operators, `schema.name` or `name`, also those that a clause implies.
+    pub operators: BTreeSet<String>,
+    /// Types, in casts and definitions.
+    pub types: BTreeSet<String>,
+    /// Prepared statements that it runs.
+    pub executes: BTreeSet<String>,
+    /// Schemas that it gives another name.
+    pub renames: BTreeSet<String>,
+    /// Whether it makes, changes or attaches code.
+    pub makes_code: bool,
 }
 
 impl Statement {
@@ -76,6 +93,7 @@ impl Statement {
             outputs: Outputs::Unknown,
             writes_from: ColumnReads::Unknown,
             opaque: true,
+            uses: Uses::default(),
         }
     }
 }

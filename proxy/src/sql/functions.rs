@@ -3,7 +3,7 @@
 //! `functions.txt` is the allow-list. Names outside it run code we cannot see; names in [`DANGEROUS`] run SQL text, read
 //! files or other sessions, or change server state, and make a statement unknown even if an operator allows functions.
 //! Known limit: by name, not by OID; a function that somebody created under a built-in name with other argument types
-//! counts as built-in.
+//! counts as built-in here. Whoever knows the catalog looks for those.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -44,6 +44,12 @@ pub(super) fn classify(parts: &[&str]) -> FunctionClass {
         "information_schema" if BUILTIN.contains(parts.join(".").as_str()) => FunctionClass::Builtin,
         _ => FunctionClass::Foreign,
     }
+}
+
+/// Whether a function of that name in `pg_catalog` depends on its arguments, settings and catalogs only.
+#[must_use]
+pub fn is_plain_builtin(name: &str) -> bool {
+    classify(&["pg_catalog", name]) == FunctionClass::Builtin
 }
 
 /// Whether `x.name` may be a function call on a whole row that returns the row's content.

@@ -3,10 +3,9 @@
 //! PostgreSQL's own grammar (libpg_query) is the authority; this room walks its whole tree itself. A second parser may
 //! only add suspicion, never remove it. Parsing C code runs in worker processes without system calls or credentials.
 //! INVARIANT: whatever cannot be proven ends in [`Effect::Unknown`](crate::model::Effect::Unknown), never in "harmless".
-//! Known limits: names are as written, not resolved (a temporary table may shadow, a function may be replaced by one of
-//! the same name); the grammar is that of PostgreSQL 18 with `standard_conforming_strings` on; casts to user types and
-//! operators that someone redefined under a built-in name count as built-in; more than about 40 nested operators
-//! are refused.
+//! Known limits: names are as written, not resolved (a temporary table may shadow, and so may a function, an operator or
+//! a cast of somebody's; [`Uses`] names what to look for); the grammar is that of PostgreSQL 18 with
+//! `standard_conforming_strings` on; more than about 40 nested operators are refused.
 
 mod analyse;
 mod analyzer;
@@ -24,6 +23,7 @@ mod second;
 mod shape;
 mod statement;
 mod tree;
+mod uses;
 mod worker;
 
 #[cfg(test)]
@@ -34,7 +34,8 @@ use std::path::PathBuf;
 pub use analyse::analyse_text;
 pub use analyzer::Analyzer;
 pub use catalogs::is_leaky_catalog;
-pub use facts::{Analysis, ColumnReads, Outputs, Statement, StatementKind};
+pub use facts::{Analysis, ColumnReads, Outputs, Statement, StatementKind, Uses};
+pub use functions::is_plain_builtin;
 pub use pool::SqlError;
 pub use shape::{Literal, LiteralKind, Shape};
 pub use worker::worker_main;

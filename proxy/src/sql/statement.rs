@@ -14,6 +14,7 @@ use super::facts::{ColumnReads, Outputs, Statement, StatementKind};
 use super::names;
 use super::outputs::Reader;
 use super::tree::{Node, Tree};
+use super::uses;
 
 /// A statement with what only the analysis of the whole text needs.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub(super) fn examine(tree: &Tree) -> Examined {
             outputs: shape.outputs,
             writes_from,
             opaque: collector.opaque,
+            uses: uses::of(tree),
         },
     }
 }

@@ -1,7 +1,10 @@
-"""Plays rows of attacks over raw protocol 3.0: argv = port, user, database, file of rows. One JSON line per row and mode."""
-import json, socket, struct, sys
+"""Plays rows of attacks over raw protocol 3.0: argv = server, user, database, file of rows. One JSON line per row and mode.
+The server is a port of the loopback address, or a unix socket with a further argument: a database that `database` is made
+from anew before each row that changes something, so that no row sees what another left. Each row then runs once."""
+import json, re, socket, struct, sys
 
-port, user, database, path = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+server, user, database, path = sys.argv[1:5]
+template = sys.argv[5] if len(sys.argv) > 5 else None
 
 def z(text):
     return text.encode() + b"\0"
@@ -10,8 +13,12 @@ def message(kind, body=b""):
     return kind + struct.pack("!I", len(body) + 4) + body
 
 class Session:
-    def __init__(self):
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+    def __init__(self, database=database):
+        if template is None:
+            self.socket = socket.create_connection(("127.0.0.1", int(server)), 10)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(server)
         self.socket.settimeout(20)
         self.buffer = b""
         body = struct.pack("!I", 196608) + z("user") + z(user) + z("database") + z(database) + b"\0"
@@ -88,8 +95,11 @@ class Session:
         elif kind == "X":
             self.extended(rest, 0)
         elif kind == "F":
-            oid, text = rest.split("|")
-            body = struct.pack("!IHHHI", int(oid), 1, 0, 1, len(text)) + text.encode() + struct.pack("!H", 0)
+            oid, *arguments = rest.split("|")
+            body = struct.pack("!IHHH", int(oid), 1, 0, len(arguments))
+            for argument in arguments:
+                body += struct.pack("!I", len(argument)) + argument.encode()
+            body += struct.pack("!H", 0)
             self.socket.sendall(message(b"F", body))
             self.ready()
         elif kind == "S":
@@ -111,8 +121,24 @@ def play(row, mode):
     session.socket.close()
     return session, end
 
+CHANGES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE|CREATE|ALTER|DROP|INTO|COPY)\b|\blo_")
+
+def renew():
+    session = Session("postgres")
+    session.query(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    session.query(f"CREATE DATABASE {database} TEMPLATE {template}")
+    session.socket.close()
+    if session.errors:
+        sys.exit(f"no new database: {session.errors}")
+
+clean = False
 for index, row in enumerate(json.load(open(path))):
     modes = ["raw"] if any(step.startswith("\\") for step in row) else ["simple", "text", "binary"]
+    if template is not None:
+        modes = modes[:1]
+        if not clean:
+            renew()
+        clean = not any(CHANGES.search(step) for step in row)
     for mode in modes:
         session, end = play(row, mode)
         print(json.dumps({"row": index, "mode": mode, "hex": session.seen.hex(), "cells": session.cells.hex(),

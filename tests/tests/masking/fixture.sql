@@ -15,6 +15,10 @@ CREATE TABLE people (id integer, region text, email text) PARTITION BY LIST (reg
 CREATE TABLE people_eu (email text, region text, id integer);
 ALTER TABLE people ATTACH PARTITION people_eu FOR VALUES IN ('eu');
 INSERT INTO people VALUES (1, 'eu', 'qzx7vkw3@jhd5-fyp.example');
+CREATE TABLE branches (id integer, region text, email text) PARTITION BY LIST (region);
+CREATE TABLE branches_eu PARTITION OF branches FOR VALUES IN ('eu');
+INSERT INTO branches VALUES (1, 'eu', 'qzx7vkw3@jhd5-fyp.example');
+CREATE VIEW v_branches AS SELECT email FROM branches;
 CREATE VIEW v_plain AS SELECT id, email AS contact FROM customers;
 CREATE VIEW v_nested AS SELECT id, upper(contact) AS loud FROM v_plain;
 CREATE VIEW v_row AS SELECT c FROM customers c;
@@ -34,12 +38,27 @@ CREATE FUNCTION nid(c customers) RETURNS text LANGUAGE sql AS 'SELECT c.national
 CREATE OPERATOR <+> (PROCEDURE = pg_catalog.textcat, LEFTARG = text, RIGHTARG = text);
 CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RAISE NOTICE 'seen %', (SELECT national_id FROM customers WHERE id = 900); RETURN NEW; END $$;
+CREATE FUNCTION whisper(k integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN
+    RAISE DEBUG 'it is %', (SELECT national_id FROM customers WHERE id = k); RETURN 1; END $$;
+CREATE FUNCTION fixed(k integer) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+    RETURN (SELECT national_id FROM customers WHERE id = k); END $$;
+CREATE FUNCTION nobodys(k integer) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = k';
+CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TABLE hushed (t text);
+CREATE TRIGGER hush BEFORE INSERT ON hushed FOR EACH ROW EXECUTE FUNCTION quiet();
+CREATE TABLE later (n integer);
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON later DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION told();
+CREATE VIEW v_named AS SELECT id FROM customers WHERE national_id = 'NX-83W1-77QK-PLV';
+CREATE TYPE typed AS (secret text);
+CREATE TABLE vault5 OF typed;
+INSERT INTO vault5 VALUES ('NX-83W1-77QK-PLV');
 CREATE TABLE loud (n integer);
 CREATE TRIGGER tells BEFORE INSERT ON loud FOR EACH ROW EXECUTE FUNCTION told();
 CREATE TABLE ruled (n integer);
 CREATE RULE also AS ON INSERT TO ruled DO ALSO SELECT upper(national_id) FROM customers WHERE id = 900;
 CREATE SCHEMA swap;
 CREATE SCHEMA hid;
+CREATE FUNCTION swap.abs(text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM public.customers WHERE id = 900';
 CREATE TABLE swap.things AS SELECT 'harmless'::text AS label;
 CREATE TABLE hid.things AS SELECT 'NX-83W1-77QK-PLV'::text AS label;
 CREATE TABLE vault1 AS SELECT 'NX-83W1-77QK-PLV'::text AS secret;

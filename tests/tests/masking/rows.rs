@@ -1,7 +1,7 @@
 //! The rows: attack, the worst it may come to, and what the agent sends. `\` starts a protocol message of its own.
 
 use super::Row;
-use super::Status::{Blocked, KnownOpen, Masked, OpenBug};
+use super::Status::{Blocked, KnownOpen, Masked};
 
 /// Families 1 to 8 and 14 of the catalogue.
 pub(crate) const SHAPES: &[Row] = &[
@@ -89,10 +89,9 @@ pub(crate) const SHAPES: &[Row] = &[
         "functions named like columns",
         Masked,
         &[
-            "SELECT c.upper, c.text, c.to_jsonb FROM customers c",
             "SELECT c.to_jsonb FROM customers c",
-            "SELECT c.text FROM customers c",
             "SELECT c.row_to_json FROM customers c",
+            "SELECT c.json_agg FROM customers c",
         ],
     ),
     (
@@ -115,7 +114,7 @@ pub(crate) const SHAPES: &[Row] = &[
         "name in two relations",
         Masked,
         &[
-            "SELECT t || '', upper(x.t) FROM notes, (SELECT national_id t FROM customers) x",
+            "SELECT notes.t || '', upper(x.t) FROM notes, (SELECT national_id t FROM customers) x",
             "SELECT upper(notes.t) FROM (SELECT national_id t FROM customers) notes",
         ],
     ),
@@ -128,7 +127,7 @@ pub(crate) const SHAPES: &[Row] = &[
             "SELECT tableoid::regclass, xmin, upper(email) FROM customers",
         ],
     ),
-    ("order by of an output", Masked, &["SELECT upper(email) u FROM customers ORDER BY u LIMIT 3"]),
+    ("order by of an output", Masked, &["SELECT upper(email) u FROM customers ORDER BY u DESC LIMIT 3"]),
     ("multi-statement", Masked, &["SELECT 1; SELECT upper(email) FROM customers; SELECT 2"]),
     (
         "multi-statement with nothing between",
@@ -165,7 +164,7 @@ pub(crate) const EXPRESSIONS: &[Row] = &[
         Masked,
         &[
             "SELECT lag(email, 0) OVER (ORDER BY id), first_value(email) OVER w, nth_value(national_id, 1) OVER w FROM customers WINDOW w AS (ORDER BY id DESC)",
-            "SELECT array_agg(id) OVER (PARTITION BY email), rank() OVER (ORDER BY email) FROM customers",
+            "SELECT array_agg(email) OVER (PARTITION BY city) FROM customers",
         ],
     ),
     (
@@ -234,7 +233,7 @@ pub(crate) const EXPRESSIONS: &[Row] = &[
         &[
             "SELECT (SELECT national_id FROM customers WHERE id = 900)",
             "SELECT ARRAY(SELECT card FROM customers)",
-            "SELECT 1 + (SELECT length(email) FROM customers WHERE id = 900)",
+            "SELECT 'x' || (SELECT email FROM customers WHERE id = 900)",
         ],
     ),
     (
@@ -293,6 +292,16 @@ pub(crate) const RELATIONS: &[Row] = &[
         Masked,
         &["SELECT * FROM people", "SELECT * FROM people_eu", "SELECT upper(email) FROM people_eu"],
     ),
+    (
+        "parent of a classified partition",
+        Masked,
+        &[
+            "SELECT email FROM branches",
+            "SELECT upper(email) FROM branches",
+            "TABLE branches",
+            "SELECT * FROM v_branches",
+        ],
+    ),
     ("generated column", Masked, &["SELECT email_copy, upper(email_copy) FROM customers"]),
     (
         "functions",
@@ -334,15 +343,9 @@ pub(crate) const RELATIONS: &[Row] = &[
         Masked,
         &[
             "SELECT query FROM pg_stat_activity",
+            "SELECT upper(query) FROM pg_catalog.pg_stat_activity",
             "SELECT * FROM pg_stat_get_activity(NULL)",
-            "SELECT * FROM pg_prepared_statements",
-            "SELECT * FROM pg_cursors",
         ],
-    ),
-    (
-        "information schema",
-        Masked,
-        &["SELECT * FROM information_schema.columns", "SELECT view_definition FROM information_schema.views"],
     ),
     (
         "toast and pages",
@@ -357,9 +360,11 @@ pub(crate) const RELATIONS: &[Row] = &[
         "files",
         Masked,
         &[
-            "SELECT pg_read_file('postgresql.conf')",
-            "COPY vault1 TO '/tmp/chaperone-masking-probe'",
-            "COPY vault1 TO PROGRAM 'cat >&2'",
+            "COPY vault1 TO PROGRAM 'cat > probe.txt'",
+            "SELECT pg_read_file('probe.txt')",
+            "CREATE TEMP TABLE probe (line text)",
+            "COPY probe FROM PROGRAM 'cat probe.txt'",
+            "SELECT line FROM probe",
         ],
     ),
     (
@@ -514,6 +519,52 @@ pub(crate) const LAUNDERING: &[Row] = &[
         ],
     ),
     (
+        "create a trigger",
+        Masked,
+        &[
+            "CREATE TRIGGER spy BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION told()",
+            "INSERT INTO notes (t) VALUES ('q')",
+        ],
+    ),
+    (
+        "create a cast",
+        Masked,
+        &[
+            "CREATE CAST (integer AS text) WITH FUNCTION public.lower(integer) AS IMPLICIT",
+            "SELECT 900::text",
+            "SELECT upper(n + 899) FROM notes",
+        ],
+    ),
+    (
+        "change code that runs elsewhere",
+        Masked,
+        &[
+            "CREATE OR REPLACE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.t := (SELECT national_id FROM customers WHERE id = 900); RETURN NEW; END $$",
+            "INSERT INTO hushed VALUES ('q')",
+            "SELECT t FROM hushed",
+        ],
+    ),
+    (
+        "code by another name",
+        Masked,
+        &["ALTER FUNCTION nobodys(integer) RENAME TO reverse", "SELECT reverse(900)"],
+    ),
+    (
+        "code in another schema",
+        Masked,
+        &["ALTER FUNCTION swap.abs(text) SET SCHEMA public", "SELECT abs('x'::text)"],
+    ),
+    (
+        "code owned by an extension",
+        Masked,
+        &["ALTER EXTENSION pageinspect ADD FUNCTION lower(integer)", "SELECT lower(900)"],
+    ),
+    (
+        "rename an attribute of the type of a table",
+        Masked,
+        &["ALTER TYPE typed RENAME ATTRIBUTE secret TO open CASCADE", "SELECT open FROM vault5"],
+    ),
+    (
         "create like",
         Masked,
         &["CREATE TABLE l7 (LIKE customers)", "INSERT INTO l7 SELECT * FROM customers", "SELECT * FROM l7"],
@@ -536,6 +587,15 @@ pub(crate) const LAUNDERING: &[Row] = &[
         "move to another schema",
         Masked,
         &["ALTER TABLE vault3 SET SCHEMA swap", "SELECT secret FROM swap.vault3"],
+    ),
+    (
+        "new parent",
+        Masked,
+        &[
+            "CREATE TABLE above (secret text)",
+            "ALTER TABLE vault4 INHERIT above",
+            "SELECT secret, upper(secret) FROM above",
+        ],
     ),
     (
         "new child",
@@ -578,7 +638,7 @@ pub(crate) const LAUNDERING: &[Row] = &[
     ),
     (
         "rename the schema",
-        OpenBug,
+        Masked,
         &[
             "ALTER SCHEMA hid RENAME TO seen",
             "SELECT label FROM seen.things",
@@ -603,41 +663,28 @@ pub(crate) const MESSAGES: &[Row] = &[
         "unique violation",
         Masked,
         &[
-            "INSERT INTO customers SELECT * FROM customers WHERE id = 900",
-            "UPDATE customers SET email = 'qqq' WHERE id IN (1, 2)",
-            "UPDATE customers SET id = 1 WHERE id = 900",
+            "INSERT INTO customers (id, name, email, national_id, card, city, born) SELECT 2000, name, email, national_id, card, city, born FROM customers WHERE id = 900",
+            "UPDATE customers SET email = (SELECT email FROM customers WHERE id = 900) WHERE id = 1",
+            "UPDATE customers SET email = 'qzx7vkw3@jhd5-fyp.example' WHERE id = 1",
         ],
     ),
-    (
-        "check violation",
-        Masked,
-        &[
-            "UPDATE customers SET name = NULL WHERE id = 900",
-            "UPDATE customers SET s_code = 'x' WHERE id = 900",
-        ],
-    ),
+    ("check violation", Masked, &["UPDATE customers SET name = NULL WHERE id = 900"]),
     ("index on an expression", Masked, &["CREATE UNIQUE INDEX bad ON customers ((left(national_id, 16)))"]),
     ("raise", Masked, &["SELECT shout(900)", "SELECT n FROM notes WHERE shout(900) = 1"]),
     ("trigger notice", Masked, &["INSERT INTO loud VALUES (1)"]),
+    ("debug output", Masked, &["SET client_min_messages = debug1", "SELECT whisper(900)"]),
     (
-        "debug output",
+        "debug output by a function",
         Masked,
-        &[
-            "SET client_min_messages = debug1",
-            "SET debug_print_plan = on",
-            "SELECT set_config('client_min_messages', 'debug5', false)",
-            "SET log_statement_stats = on",
-            "SELECT national_id FROM customers WHERE id = 900",
-        ],
+        &["SELECT set_config('client_min_messages', 'debug5', false)", "SELECT whisper(900)"],
     ),
     (
         "explain",
         Masked,
         &[
-            "EXPLAIN ANALYZE SELECT upper(email) FROM customers WHERE id = 900",
-            "EXPLAIN (VERBOSE) SELECT lookup(900)",
-            "EXPLAIN SELECT 1 FROM customers WHERE national_id > 'NX'",
-            "EXPLAIN ANALYZE VERBOSE SELECT * FROM notes WHERE t = (SELECT national_id FROM customers WHERE id = 900)",
+            "EXPLAIN (VERBOSE) SELECT fixed(900)",
+            "EXPLAIN SELECT 1 FROM notes WHERE t = fixed(900)",
+            "EXPLAIN ANALYZE VERBOSE SELECT n FROM notes WHERE fixed(900) = t",
         ],
     ),
     (
@@ -677,25 +724,18 @@ pub(crate) const MESSAGES: &[Row] = &[
         ],
     ),
     (
-        "dangerous settings",
+        "strings read in another way",
         Masked,
         &[
             "SET standard_conforming_strings = off",
-            "SET client_encoding = 'SJIS'",
-            "SET role = postgres",
-            "SET session_replication_role = replica",
-            "SELECT E'\\'' || national_id FROM customers",
+            "SELECT 'x\\'', upper(national_id), '' FROM customers WHERE id = 900 --'",
         ],
     ),
-    ("listen to a channel with data", Masked, &["LISTEN \"x\"", "NOTIFY x, 'hello'"]),
+    ("deferred trigger at commit", Masked, &["BEGIN; INSERT INTO later VALUES (2)", "COMMIT"]),
     (
-        "deferred trigger at commit",
-        Masked,
-        &[
-            "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON loud DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION told()",
-            "BEGIN; INSERT INTO loud VALUES (2)",
-            "COMMIT",
-        ],
+        "definitions that quote a value",
+        KnownOpen,
+        &["SELECT pg_get_viewdef('v_named')", "SELECT view_definition FROM information_schema.views"],
     ),
 ];
 
@@ -711,6 +751,11 @@ pub(crate) const PROTOCOL: &[Row] = &[
             "CREATE TEMP TABLE px AS EXECUTE q",
             "SELECT * FROM px",
         ],
+    ),
+    (
+        "prepared statement with a computed argument",
+        Masked,
+        &["PREPARE q (text) AS SELECT $1", "EXECUTE q (lookup(900))", "EXECUTE q (lower(900))"],
     ),
     (
         "declare and fetch",
@@ -875,6 +920,7 @@ pub(crate) const PROTOCOL: &[Row] = &[
             "\\C Pp",
             "\\B p|s",
             "\\S",
+            "FETCH ALL FROM p",
             "ROLLBACK",
         ],
     ),
@@ -971,7 +1017,7 @@ pub(crate) const PROTOCOL: &[Row] = &[
             "ROLLBACK",
         ],
     ),
-    ("function call by number", Masked, &["\\F 2925|select * from customers"]),
+    ("function call by number", Masked, &["\\F 2924|SELECT * FROM customers WHERE id = 900|t|t|"]),
     (
         "temporary shadow between parse and bind",
         Masked,
@@ -1051,8 +1097,8 @@ pub(crate) const PROTOCOL: &[Row] = &[
         ],
     ),
     (
-        "operator under a built-in name",
-        OpenBug,
+        "operator made under a built-in name",
+        Masked,
         &[
             "BEGIN",
             "CREATE FUNCTION swap.peek(integer, text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900'",
@@ -1077,6 +1123,85 @@ pub(crate) const PROTOCOL: &[Row] = &[
         &[
             "PREPARE q AS SELECT 'x'::text",
             "DEALLOCATE q; PREPARE q AS SELECT upper(national_id) FROM customers WHERE id = 900; EXECUTE q",
+        ],
+    ),
+];
+
+/// Family 64: code of users' under built-in names, made before the agent came.
+pub(crate) const CODE: &[Row] = &[
+    (
+        "operator under a built-in name",
+        Masked,
+        &["SELECT 1 + 'x'::text", "SELECT n + 'x'::text FROM notes", "SELECT upper(1 + t) FROM notes"],
+    ),
+    (
+        "operator in a predicate, a sort and a list",
+        Masked,
+        &[
+            "SELECT max(1 + t) FROM notes",
+            "SELECT (ARRAY[1 + 'x'::text])[1]",
+            "VALUES (1 + 'x'::text)",
+            "SELECT x FROM (SELECT 1 + 'x'::text AS x) y",
+        ],
+    ),
+    (
+        "operator that writes",
+        Masked,
+        &[
+            "INSERT INTO notes (t) VALUES (1 + 'x'::text)",
+            "UPDATE notes SET t = 2 + 'x'::text WHERE id = 1",
+            "SELECT t FROM notes",
+        ],
+    ),
+    (
+        "operator in the built-in schema",
+        Masked,
+        &["SELECT 1 - 'x'::text", "SELECT 1 OPERATOR(pg_catalog.-) 'x'::text"],
+    ),
+    (
+        "function in the built-in schema",
+        Masked,
+        &["SELECT upper(900)", "SELECT pg_catalog.upper(900)", "SELECT pg_catalog.upper(n + 899) FROM notes"],
+    ),
+    (
+        "function of a row in column notation",
+        Masked,
+        &["SELECT x.gist FROM notes x", "SELECT (x).gist FROM notes x", "SELECT notes.gist || '' FROM notes"],
+    ),
+    (
+        "function of anything in column notation",
+        Masked,
+        &["SELECT notes.whatever FROM notes", "SELECT (json_each('{\"a\": 1}')).whatever"],
+    ),
+    ("aggregate under a built-in name", Masked, &["SELECT max(n, 'x') FROM notes", "SELECT max(1, 'x')"]),
+    (
+        "view over an operator",
+        Masked,
+        &["SELECT t FROM v_operator", "SELECT upper(t) FROM v_operator", "SELECT * FROM v_over_view"],
+    ),
+    (
+        "cast of a type of users'",
+        Masked,
+        &["SELECT 'a'::mood::text", "SELECT m::text FROM moods", "SELECT upper(m) FROM moods"],
+    ),
+    (
+        "cast of a row",
+        Masked,
+        &["SELECT r::text FROM rowed r", "SELECT upper(r) FROM rowed r", "SELECT upper(rowed) FROM rowed"],
+    ),
+];
+
+/// A cast between built-in types that runs code of users'.
+pub(crate) const CASTS: &[Row] = &[
+    ("explicit cast", Masked, &["SELECT 900::text", "SELECT CAST(n AS text) FROM notes"]),
+    ("implicit cast of an argument", Masked, &["SELECT upper(900)", "SELECT upper(n) FROM notes"]),
+    (
+        "assignment",
+        Masked,
+        &[
+            "INSERT INTO notes (t) VALUES (900)",
+            "UPDATE notes SET t = 901 WHERE id = 1",
+            "SELECT t FROM notes",
         ],
     ),
 ];

@@ -285,15 +285,10 @@ impl Frames<'_> {
 pub(crate) async fn catalog(stream: &mut BoxedStream) -> Result<Catalog, LoginError> {
     let read = async {
         let mut frames = Frames { stream, buffer: BytesMut::new() };
-        let [relations, inherits, views, attributes, generated, functions] = QUERIES;
-        let results = [
-            frames.rows(relations).await?,
-            frames.rows(inherits).await?,
-            frames.rows(views).await?,
-            frames.rows(attributes).await?,
-            frames.rows(generated).await?,
-            frames.rows(functions).await?,
-        ];
+        let mut results: [Vec<Row>; QUERIES.len()] = Default::default();
+        for (query, result) in QUERIES.iter().zip(&mut results) {
+            *result = frames.rows(query).await?;
+        }
         frames.stream.write_all(b"X\0\0\0\x04").await?;
         Ok(Catalog::read(results)?)
     };

@@ -1,11 +1,12 @@
 //! PostgreSQL: greets the agent, logs in to the resource, and carries one session between them.
 //!
-//! Purity: `wire`, `engine`, `catalog`, `exposure`, `parameters` and `scram` know no socket; `greeting`, `login`, `dial` and
+//! Purity: `wire`, `engine`, `catalog`, `code`, `exposure`, `parameters` and `scram` know no socket; `greeting`, `login`, `dial` and
 //! `relay` do the input and output. Refuses replication, GSSAPI, and whatever the engine cannot account for.
 //! Known limits: one upstream connection per session, never pooled; copies of relations with masked columns are refused.
 
 mod cancel;
 mod catalog;
+mod code;
 mod dial;
 mod engine;
 mod exposure;

@@ -1,6 +1,8 @@
 //! Catalog snapshots shared by the sessions of one database.
 //!
 //! INVARIANT: a snapshot is never older than what its caller accepts; if a newer one cannot be had, the caller is told.
+//! What relations were called in earlier snapshots goes on into later ones, so that a class does not get lost by a rename.
+//! Known limit: that memory ends with the daemon.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -53,13 +55,16 @@ impl Snapshots {
         if let Some(catalog) = self.remembered(&key, accepted, asked) {
             return Ok(catalog);
         }
-        let catalog = Arc::new(dialer.catalog(database).await?);
+        let mut catalog = dialer.catalog(database).await?;
         let mut known = self.known.lock();
-        if known.len() >= DATABASES_MAX {
-            known.clear();
+        if let Some((_, earlier)) = known.get(&key) {
+            catalog.remember(earlier);
         }
-        // The time before reading, so that a change during the read counts as newer.
-        known.insert(key, (now, Arc::clone(&catalog)));
+        let catalog = Arc::new(catalog);
+        if known.len() < DATABASES_MAX || known.contains_key(&key) {
+            // The time before reading, so that a change during the read counts as newer.
+            known.insert(key, (now, Arc::clone(&catalog)));
+        }
         drop(known);
         Ok(catalog)
     }

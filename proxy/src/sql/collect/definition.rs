@@ -191,6 +191,11 @@ impl Collector {
             _ => node.int("object_type"),
         };
         self.objects(sort, std::slice::from_ref(node.get("object")));
+        if node.kind == "AlterObjectSchemaStmt"
+            && enumeration::<ObjectType>(sort) == Some(ObjectType::ObjectExtension)
+        {
+            self.unknown("moves objects it does not name");
+        }
         if node.kind == "RenameStmt" && enumeration::<ObjectType>(sort) == Some(ObjectType::ObjectColumn) {
             self.column_named(node.text("subname"));
             self.column_named(node.text("newname"));

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::super::wire::{self, Bind, Describe, Execute, Kind, Parse, Severity};
-use super::ask::{Ask, PartPlan, Pending, redefines};
+use super::ask::{Ask, PartPlan, Pending};
 use super::names::{Meaning, NameChange};
 use super::state::{
-    CopyMode, Denial, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan, Prepared,
-    Query, STATEMENTS_MAX,
+    CopyMode, Denial, Doubt, Engine, EngineError, Expect, Note, PORTALS_MAX, Part, Portal, PortalPlan,
+    Prepared, Query, STATEMENTS_MAX,
 };
 use crate::model::{Effect, Tally};
 use crate::sql::Analysis;
@@ -33,6 +33,8 @@ const CLOSE_OF_NOTHING: &[u8] = b"C\0\0\0\x16Schaperone_denied\0";
 pub(crate) enum Step {
     /// Analyse this text, then call [`Engine::ask`].
     Analyse(Arc<str>),
+    /// This is what it is about; call [`Engine::ask`] next.
+    Known(Arc<Analysis>),
     /// Ask the gate, then call [`Engine::permitted`] or [`Engine::refused`].
     Judge(Ask),
     /// Send `before`, then this frame, under the permit of `request`.
@@ -123,7 +125,7 @@ impl Engine {
         Ok(Step::Constant(QUERY_THAT_FAILS))
     }
 
-    /// The question for the statement that [`Step::Analyse`] named; `frame` is the same frame.
+    /// The question for the statement that [`Step::Analyse`] or [`Step::Known`] named; `frame` is the same frame.
     ///
     /// # Errors
     /// When the frame is not what it was.
@@ -134,6 +136,10 @@ impl Engine {
                 return Err(EngineError::ClientOrder("it holds too many prepared statements"));
             }
             return Ok(self.ask_parse(parse.name, parse.statement, analysis));
+        }
+        if let Some(Pending::Bind { statement, .. }) = &self.pending {
+            let bind = Bind::read(frame).map_err(EngineError::Client)?;
+            return Ok(self.ask_bind(&bind, statement));
         }
         let text = wire::parse_query(frame).map_err(EngineError::Client)?;
         Ok(self.ask_query(text, analysis))
@@ -166,8 +172,12 @@ impl Engine {
         if self.portals.len() >= PORTALS_MAX {
             return Err(EngineError::ClientOrder("it holds too many portals"));
         }
-        match self.ask_bind(&bind) {
-            Meaning::Is(ask) => return Ok(Step::Judge(ask)),
+        match self.statement(bind.statement) {
+            Meaning::Is(statement) => {
+                let analysis = Arc::clone(&statement.analysis);
+                self.pending = Some(Pending::Bind { portal: bind.portal.to_owned(), statement });
+                return Ok(Step::Known(analysis));
+            }
             Meaning::Later => return Ok(Step::Later),
             Meaning::Unknown => {}
         }
@@ -311,8 +321,9 @@ impl Engine {
             self.forget_change(change);
         }
         for one in &analysis.statements {
-            if redefines(&one.operation) {
-                self.doubt = true;
+            let doubt = Doubt::after(one);
+            if doubt != Doubt::None {
+                self.doubt = self.doubt.max(doubt);
                 self.settled = false;
             }
             if self.exposure(one).is_opaque() {
@@ -343,7 +354,7 @@ impl Engine {
         let (exposure, outputs) = self.sight(&statement.analysis);
         let by_name = Self::goes_by_name(&statement).then_some(self.names);
         let changes = self.changes_of(&statement);
-        let plan = PortalPlan::of(&exposure);
+        let plan = PortalPlan::of(&self.view.table, &exposure, &outputs);
         self.owed.push_back(Expect::Bind { request, denial: None });
         let bound = Portal {
             request,

@@ -42,6 +42,15 @@ pub(super) enum Meaning<T> {
     Unknown,
 }
 
+/// What `EXECUTE` runs.
+#[derive(Debug)]
+pub(super) struct Executed {
+    pub(super) statement: Statement,
+    pub(super) operation: Operation,
+    /// The text that prepared it.
+    pub(super) text: Arc<str>,
+}
+
 impl Engine {
     /// The prepared statement of that name.
     pub(super) fn statement(&self, name: &str) -> Meaning<Arc<Prepared>> {
@@ -68,7 +77,7 @@ impl Engine {
     }
 
     /// The statement that `EXECUTE name` runs. One that itself works on names is as good as unknown.
-    pub(super) fn executed(&self, name: &str) -> Option<(Statement, Operation)> {
+    pub(super) fn executed(&self, name: &str) -> Option<Executed> {
         let Meaning::Is(prepared) = self.statement(name) else { return None };
         let [only] = prepared.analysis.statements.as_slice() else { return None };
         let plain = match only.kind {
@@ -76,7 +85,11 @@ impl Engine {
             StatementKind::Prepare { .. } => prepared.request == 0,
             _ => false,
         };
-        plain.then(|| (only.clone(), (*prepared.analysis.operation).clone()))
+        plain.then(|| Executed {
+            statement: only.clone(),
+            operation: (*prepared.analysis.operation).clone(),
+            text: Arc::clone(&prepared.text),
+        })
     }
 
     /// Whether running a prepared statement runs another by name.

@@ -9,9 +9,9 @@ use bytes::BytesMut;
 
 use super::super::exposure::Exposure;
 use super::super::wire::{
-    self, ErrorFields, FieldNotice, command_rows, describe_columns, ready_status, rewrite_row,
+    self, Column, ErrorFields, FieldNotice, command_rows, describe_columns, ready_status, rewrite_row,
 };
-use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Portal, PortalPlan};
+use super::state::{Copies, CopyMode, Engine, EngineError, Expect, Note, Portal, PortalPlan, View};
 use crate::mask::Plan;
 use crate::model::{Fault, Outcome, Tally};
 use crate::sql::Outputs;
@@ -119,8 +119,11 @@ impl Engine {
             Some(Expect::DescribeStatement { denial: None }) => pass(frame, out),
             Some(Expect::DescribePortal { portal, injected }) => {
                 if let Some(bound) = self.portals.get_mut(&portal) {
-                    let plan =
-                        self.view.table.plan(&self.view.catalog, &columns, &bound.exposure, &bound.outputs);
+                    let sight = (&bound.exposure, &bound.outputs);
+                    let (plan, notes) = described(&self.view, portal, &columns, sight);
+                    // Described a second time as it was before, there is nothing to tell.
+                    let same = matches!(&bound.plan, PortalPlan::Known(known) if **known == plan);
+                    self.notes.extend(notes.into_iter().filter(|_| !same));
                     bound.plan = PortalPlan::Known(Arc::new(plan));
                 }
                 self.portal_paid(portal);
@@ -135,8 +138,9 @@ impl Engine {
                     None if self.view.table.is_empty() => (&query.exposure, &Outputs::Unknown),
                     None => (&total, &Outputs::Unknown),
                 };
-                let plan = self.view.table.plan(&self.view.catalog, &columns, exposure, outputs);
+                let (plan, notes) = described(&self.view, query.request, &columns, (exposure, outputs));
                 query.plan = Some(plan);
+                self.notes.extend(notes);
                 self.owed.push_front(Expect::Query(query));
                 pass(frame, out)
             }
@@ -401,6 +405,28 @@ impl Engine {
         let fields = fields.without_quotes();
         if exposed { fields.with_message(WITHHELD).encode(kind) } else { fields.encode(kind) }
     }
+}
+
+/// How a described result is masked, and what there is to tell of it. One that comes from a relation that was not named is
+/// not what was judged: nothing in it counts as proven.
+fn described(
+    view: &View,
+    request: u64,
+    columns: &[Column],
+    (exposure, outputs): (&Exposure, &Outputs),
+) -> (Plan, Vec<Note>) {
+    let mut notes = Vec::new();
+    let total = Exposure::total();
+    let strays = view.table.strays(columns, exposure);
+    if strays {
+        notes.push(Note::CatalogStale);
+    }
+    let exposure = if strays { &total } else { exposure };
+    let plan = view.table.plan(&view.catalog, columns, exposure, outputs);
+    if plan.masked() > 0 && request != 0 {
+        notes.push(Note::Masked(request, view.table.marks(&view.catalog, columns, &plan)));
+    }
+    (plan, notes)
 }
 
 fn pass(frame: &[u8], out: &mut BytesMut) -> Result<(), EngineError> {

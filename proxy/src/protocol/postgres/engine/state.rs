@@ -12,7 +12,7 @@ use super::super::wire::WireError;
 use super::ask::Pending;
 use super::names::NameChange;
 use crate::mask::{Keys, Plan};
-use crate::model::{Outcome, Tally};
+use crate::model::{MaskedColumn, Outcome, Tally};
 use crate::sql::{Analysis, Outputs};
 
 /// Prepared statements a session may hold. Drivers cache at most a few hundred.
@@ -108,9 +108,11 @@ pub(super) enum PortalPlan {
 }
 
 impl PortalPlan {
-    /// The plan of a portal that was just bound.
-    pub(super) fn of(exposure: &Exposure) -> Self {
-        if exposure.touches { Self::Undescribed } else { Self::Clear }
+    /// The plan of a portal that was just bound. Its rows are described also if its names mean nothing that is masked: they
+    /// may have been given to something else since the snapshot.
+    pub(super) fn of(table: &MaskTable, exposure: &Exposure, outputs: &Outputs) -> Self {
+        let silent = *outputs == Outputs::None && !exposure.touches;
+        if table.is_empty() || silent { Self::Clear } else { Self::Undescribed }
     }
 }
 
@@ -206,8 +208,20 @@ pub(crate) enum Note {
     Ended(Ending),
     /// No frame of this request can come any more.
     Forget(u64),
-    /// A statement that may have changed objects went through.
+    /// A statement that may have changed objects went through, or a reply shows that somebody changed them.
     CatalogStale,
+    /// These columns of the request's reply are masked.
+    Masked(u64, Vec<MaskedColumn>),
+}
+
+/// What may be otherwise than a snapshot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    None,
+    /// What names of relations and functions mean.
+    Names,
+    /// That, and whose code operators and casts run.
+    Code,
 }
 
 /// A copy in progress.
@@ -242,8 +256,8 @@ pub(crate) struct Engine {
     pub(super) pending: Option<Pending>,
     pub(super) transaction: u8,
     pub(super) skipping: bool,
-    /// Names may mean something else than the catalog snapshot says: this session changed objects since.
-    pub(super) doubt: bool,
+    /// What may be otherwise than the catalog snapshot says, because this session changed objects since.
+    pub(super) doubt: Doubt,
     /// A snapshot is being read that shows every change of this session.
     pub(super) settled: bool,
     pub(super) copy: CopyMode,
@@ -268,7 +282,7 @@ impl Engine {
             pending: None,
             transaction: b'I',
             skipping: false,
-            doubt: false,
+            doubt: Doubt::None,
             settled: false,
             copy: CopyMode::None,
             notes: Vec::new(),
@@ -278,7 +292,9 @@ impl Engine {
     /// Replaces what is masked. Portals are described anew; what ran or waits by a name can show anything.
     pub(crate) fn set_view(&mut self, view: View) {
         self.view = view;
-        self.doubt &= !std::mem::take(&mut self.settled);
+        if std::mem::take(&mut self.settled) {
+            self.doubt = Doubt::None;
+        }
         let total = if self.view.table.is_empty() { Exposure::default() } else { Exposure::total() };
         // Cursors first: a portal that fetches from one of before is then judged as unknown.
         self.cursors.clear();
@@ -294,7 +310,7 @@ impl Engine {
             .collect();
         for (request, exposure, outputs) in seen {
             if let Some(portal) = self.portals.get_mut(&request) {
-                portal.plan = PortalPlan::of(&exposure);
+                portal.plan = PortalPlan::of(&self.view.table, &exposure, &outputs);
                 portal.exposure = exposure;
                 portal.outputs = outputs;
             }
@@ -319,13 +335,17 @@ impl Engine {
 
     /// A new snapshot is about to be read: whether it will show what this session changed, which others see after commit.
     pub(crate) fn reads_catalog(&mut self) {
-        self.settled = self.transaction == b'I' && self.owed.is_empty();
+        self.settled = self.can_settle();
     }
 
-    /// Whether this session changed objects since the snapshot.
+    /// Whether this session changed objects since the snapshot, and a new one would show it.
     #[must_use]
     pub(crate) fn doubts_catalog(&self) -> bool {
-        self.doubt
+        self.doubt != Doubt::None && self.can_settle()
+    }
+
+    fn can_settle(&self) -> bool {
+        self.transaction == b'I' && self.owed.is_empty()
     }
 
     /// The catalog in use.
@@ -343,7 +363,7 @@ impl Engine {
     /// True if a statement names a relation that the catalog does not have.
     #[must_use]
     pub(crate) fn names_unknown(&self, statement: &crate::sql::Statement) -> bool {
-        self.view.table.exposure(&self.view.catalog, &statement.operation, false).unknown
+        self.view.table.exposure(&self.view.catalog, statement).unknown
     }
 
     /// Whether the server has a transaction open for this session.

@@ -93,6 +93,7 @@ impl Conversation {
                 );
                 assert!(before.is_empty() || kind == b'E', "only Execute is preceded by anything");
             }
+            Step::Known(analysis) => drop(self.engine.ask(&bytes, &analysis)?),
             Step::Judge(_) | Step::Constant(_) | Step::Ignore | Step::Later | Step::Goodbye => {}
         }
         Ok(())
@@ -145,6 +146,9 @@ impl Conversation {
                     assert!(self.ended.contains(&request), "request {request} was forgotten before it ended");
                 }
                 Note::CatalogStale => {}
+                Note::Masked(request, columns) => {
+                    assert!(self.released.contains(&request) && !columns.is_empty(), "masked for nobody");
+                }
             }
         }
         // One message may owe two replies: the injected description and its own.
@@ -163,10 +167,13 @@ fn view() -> View {
     };
     let relations = text(&[&["10", "public", "customers"], &["11", "public", "orders"]]);
     let attributes = text(&[&["10", "1", "id"], &["10", "2", "email"], &["11", "1", "id"]]);
-    let catalog = Catalog::read([relations, Vec::new(), Vec::new(), attributes, Vec::new(), Vec::new()])
-        .unwrap_or_default();
+    let none = Vec::new;
+    let results = [relations, none(), none(), attributes, none(), none(), none(), none(), none()];
+    let catalog = Catalog::read(results).unwrap_or_default();
     let column = ColumnName { schema: "public".into(), table: "customers".into(), column: "email".into() };
-    let table = MaskTable::build(&catalog, &[(column, "pii".into())], |_, _| Some(MaskStrategy::Redact));
+    let table = MaskTable::build(&catalog, &[(column, "pii".into())], |_, _| {
+        Some((MaskStrategy::Redact, Vec::new()))
+    });
     View { catalog: Arc::new(catalog), table: Arc::new(table) }
 }
 

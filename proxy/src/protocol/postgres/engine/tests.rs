@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod names;
+mod prepared;
 mod replies;
 mod scrubbing;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::super::catalog::{Catalog, tests::rows};
+use super::super::catalog::tests::{catalog, rows};
 use super::super::exposure::MaskTable;
 use super::super::wire::{Notice, Severity, next_frame};
 use super::*;
@@ -35,21 +36,23 @@ struct Talk {
     ended: Vec<(u64, Outcome, u64)>,
     forgotten: Vec<u64>,
     stale: usize,
+    /// Requests with the number of columns that are masked.
+    masked: Vec<(u64, usize)>,
 }
 
 /// `customers` has a masked `email`; nothing else is masked.
 fn view() -> View {
-    let catalog = Catalog::read([
+    let catalog = catalog([
         rows(&[&["10", "public", "customers"], &["11", "public", "orders"]]),
         vec![],
         vec![],
         rows(&[&["10", "1", "id"], &["10", "2", "email"], &["11", "1", "id"], &["11", "2", "note"]]),
-        vec![],
-        vec![],
     ]);
     let catalog = Arc::new(catalog.unwrap());
     let column = ColumnName { schema: "public".into(), table: "customers".into(), column: "email".into() };
-    let table = MaskTable::build(&catalog, &[(column, "pii".into())], |_, _| Some(MaskStrategy::Redact));
+    let table = MaskTable::build(&catalog, &[(column, "pii".into())], |_, _| {
+        Some((MaskStrategy::Redact, Vec::new()))
+    });
     View { catalog, table: Arc::new(table) }
 }
 
@@ -64,13 +67,14 @@ impl Talk {
 
     fn new(view: View) -> Self {
         let engine = Engine::new(view, Keys::new(&[1; 32], &[2; 32]));
-        Self { engine, requests: 0, ended: Vec::new(), forgotten: Vec::new(), stale: 0 }
+        Self { engine, requests: 0, ended: Vec::new(), forgotten: Vec::new(), stale: 0, masked: Vec::new() }
     }
 
     /// The question that a message comes to, or what became of it.
     fn ask(&mut self, bytes: &[u8]) -> Result<Result<Ask, Sent>, EngineError> {
         Ok(match self.engine.client(bytes)? {
             Step::Analyse(text) => Ok(self.engine.ask(bytes, &Arc::new(analyse_text(&text)))?),
+            Step::Known(analysis) => Ok(self.engine.ask(bytes, &analysis)?),
             Step::Judge(ask) => Ok(ask),
             Step::Follow { request, before } => Err(Sent::Under(request, before)),
             Step::Constant(constant) => Err(Sent::Constant(constant)),
@@ -133,6 +137,7 @@ impl Talk {
                 Note::Ended(end) => self.ended.push((end.request, end.outcome, end.tally.rows)),
                 Note::Forget(request) => self.forgotten.push(request),
                 Note::CatalogStale => self.stale += 1,
+                Note::Masked(request, columns) => self.masked.push((request, columns.len())),
             }
         }
     }

@@ -37,6 +37,7 @@ impl Relay<'_> {
                     self.wait = Wait::Analysis(Box::pin(async move { analyzer.analyze(&text).await }));
                 }
             },
+            Step::Known(analysis) => self.analysed(&analysis)?,
             Step::Judge(ask) => self.judge(ask),
             Step::Follow { request, before } => {
                 match self.released.get(&request) {

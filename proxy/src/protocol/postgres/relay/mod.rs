@@ -249,6 +249,11 @@ impl<'a> Relay<'a> {
                     self.released.remove(&request);
                 }
                 Note::CatalogStale => self.catalog_stale = true,
+                Note::Masked(request, columns) => {
+                    if let Some(released) = self.released.get(&request) {
+                        released.masks(&columns);
+                    }
+                }
             }
         }
     }

@@ -163,13 +163,51 @@ fn a_masked_relation_is_described_before_it_is_executed_and_the_agent_does_not_s
 }
 
 #[test]
-fn a_relation_without_masked_columns_is_not_described() {
+fn a_relation_without_masked_columns_is_described_and_then_passes_unread() {
     let mut talk = Talk::masking();
     talk.send_all(&[parse("", HARMLESS), bind("", "")]);
-    assert_eq!(talk.send(&execute("")), Sent::Under(2, Vec::new()));
-    assert!(matches!(talk.engine.server(&bare(b'1'), &mut BytesMut::new()), Ok(())));
-    talk.receive(&[bare(b'2')]);
+    assert_eq!(talk.send(&execute("")), Sent::Under(2, describe(b'P', "")));
+    talk.receive(&[bare(b'1'), bare(b'2'), columns(&[(11, 1)])]);
     assert!(talk.engine.passes_unread(b'D'));
+    assert_eq!(talk.masked, []);
+}
+
+#[test]
+fn what_has_no_rows_and_what_is_seen_by_one_who_may_see_all_is_not_described() {
+    let mut talk = Talk::masking();
+    talk.send_all(&[parse("", "UPDATE orders SET note = 'x'"), bind("", "")]);
+    assert_eq!(talk.send(&execute("")), Sent::Under(2, Vec::new()));
+    let mut talk = Talk::plain();
+    talk.send_all(&[parse("", LEAK), bind("", "")]);
+    assert_eq!(talk.send(&execute("")), Sent::Under(2, Vec::new()));
+}
+
+#[test]
+fn a_result_from_another_relation_than_was_named_is_masked_in_all_that_is_not_proven() {
+    let described = columns(&[(10, 2), (0, 0), (10, 1)]);
+    let masked = row(&[Some("[masked]"), Some("[masked]"), Some("1")]);
+    let values = row(&[Some(SECRET), Some(SECRET), Some("1")]);
+    let sql = "SELECT note, note || '', id FROM orders";
+    let mut talk = Talk::masking();
+    talk.send_all(&[query(sql)]);
+    assert_eq!(talk.receive(&[described.clone(), values.clone()]).last(), Some(&masked));
+    assert_eq!((talk.stale, talk.masked.as_slice()), (1, &[(1, 2)][..]));
+    let mut talk = Talk::masking();
+    talk.send_all(&[parse("", sql), bind("", ""), execute("")]);
+    let out = talk.receive(&[bare(b'1'), bare(b'2'), described, values]);
+    assert_eq!(out.last(), Some(&masked));
+    assert_eq!((talk.stale, talk.masked.as_slice()), (1, &[(2, 2)][..]));
+}
+
+#[test]
+fn masked_columns_are_told_once_per_request_however_often_it_is_described() {
+    let mut talk = Talk::masking();
+    talk.send_all(&[parse("", "SELECT email, id FROM customers"), bind("", ""), describe(b'P', "")]);
+    talk.send_all(&[describe(b'P', ""), execute("")]);
+    let described = columns(&[(10, 2), (10, 1)]);
+    talk.receive(&[bare(b'1'), bare(b'2'), described.clone(), described]);
+    talk.receive(&[row(&[Some(SECRET), Some("1")]), complete("SELECT 1")]);
+    assert_eq!(talk.masked, [(2, 1)]);
 }
 
 #[test]
@@ -203,8 +241,9 @@ fn portals_of_one_name_keep_their_own_plans() {
     talk.send_all(&[bind("", "leak"), execute(""), bind("", "fine"), execute(""), sync()]);
     let out = talk.receive(&[bare(b'2'), columns(&[(10, 2)]), row(&[Some(SECRET)]), complete("SELECT 1")]);
     assert_eq!(out, [bare(b'2'), row(&[Some("[masked]")]), complete("SELECT 1")]);
-    let replies = [bare(b'2'), row(&[Some("note")]), complete("SELECT 1"), ready(b'I')];
-    assert_eq!(talk.receive(&replies), replies);
+    let rest = [row(&[Some("note")]), complete("SELECT 1"), ready(b'I')];
+    talk.receive(&[bare(b'2'), columns(&[(11, 2)])]);
+    assert_eq!(talk.receive(&rest), rest);
     assert_eq!(talk.ended.len(), 4);
 }
 
@@ -344,4 +383,18 @@ fn definitions_make_the_catalog_stale() {
     let mut talk = Talk::masking();
     talk.send_all(&[parse("", "CREATE TABLE t (a int)")]);
     assert_eq!(talk.stale, 1);
+}
+
+#[test]
+fn a_bind_is_known_before_it_is_asked_about_so_that_the_catalog_can_be_looked_at() {
+    let mut talk = Talk::masking();
+    talk.send_all(&[parse("s", LEAK), sync()]);
+    talk.receive(&[bare(b'1'), ready(b'I')]);
+    let frame = bind("", "s");
+    let Ok(Step::Known(analysis)) = talk.engine.client(&frame) else { panic!("the statement is known") };
+    // Meanwhile a new snapshot comes; the question is about what holds then.
+    talk.engine.set_view(View::default());
+    assert!(!talk.engine.ask(&frame, &analysis).unwrap().leaks);
+    talk.engine.permitted(9);
+    assert_eq!(talk.send(&execute("")), Sent::Under(9, Vec::new()), "nothing is masked any more");
 }

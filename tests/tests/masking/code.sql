@@ -1,0 +1,20 @@
+-- What users may put under built-in names, with other types.
+CREATE FUNCTION swap.peek(integer, text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM public.customers WHERE id = 900';
+CREATE OPERATOR public.+ (PROCEDURE = swap.peek, LEFTARG = integer, RIGHTARG = text);
+CREATE OPERATOR pg_catalog.- (PROCEDURE = swap.peek, LEFTARG = integer, RIGHTARG = text);
+CREATE FUNCTION pg_catalog.upper(integer) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM public.customers WHERE id = 900';
+CREATE FUNCTION gist(notes) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900';
+CREATE FUNCTION whatever(anyelement) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM customers WHERE id = 900';
+CREATE FUNCTION swap.pick(text, integer, text) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM public.customers WHERE id = 900';
+CREATE AGGREGATE public.max (integer, text) (SFUNC = swap.pick, STYPE = text);
+CREATE VIEW v_operator AS SELECT 1 + 'x'::text AS t;
+CREATE VIEW v_over_view AS SELECT t FROM v_operator;
+CREATE TYPE mood AS ENUM ('a', 'b');
+CREATE TABLE moods (m mood);
+INSERT INTO moods VALUES ('a');
+CREATE FUNCTION swap.of_mood(mood) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM public.customers WHERE id = 900';
+CREATE CAST (mood AS text) WITH FUNCTION swap.of_mood(mood) AS IMPLICIT;
+CREATE TABLE rowed (n integer);
+INSERT INTO rowed VALUES (1);
+CREATE FUNCTION swap.of_row(rowed) RETURNS text LANGUAGE sql AS 'SELECT national_id FROM public.customers WHERE id = 900';
+CREATE CAST (rowed AS text) WITH FUNCTION swap.of_row(rowed) AS IMPLICIT;
