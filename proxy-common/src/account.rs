@@ -17,12 +17,12 @@ pub struct Parent {
     pub flags: u32,
 }
 
-/// Some account is quarantined: packets must be checked too.
+/// Some cgroup is quarantined: packets must be checked too.
 pub const ANY_QUARANTINED: u32 = 1;
 /// Tasks below the parent may not use sockets that were made outside.
 pub const SENTINEL: u32 = 2;
 
-/// Counts and state of one account; the key is the cgroup's id.
+/// Counts of one account; the key is the cgroup's id.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Account {
@@ -36,17 +36,10 @@ pub struct Account {
     pub denied: u64,
     /// Packets dropped.
     pub dropped: u64,
-    /// [`QUARANTINED`].
-    pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
-/// Nothing of this account may leave.
-pub const QUARANTINED: u32 = 1;
-
 const _: () = assert!(size_of::<Parent>() == 16);
-const _: () = assert!(size_of::<Account>() == 48);
+const _: () = assert!(size_of::<Account>() == 40);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "marker for aya's maps")]

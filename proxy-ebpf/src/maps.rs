@@ -3,18 +3,17 @@
 //! Each table is pinned by the daemon under a path that carries the layout's version, and outlives it.
 //! INVARIANT: no verdict depends on `EVENTS` or `COUNTERS`; a failed write there changes nothing else.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr::{from_ref, null_mut};
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
-use proxy_common::account::{ANY_QUARANTINED, Account, Parent, QUARANTINED, SENTINEL};
+use proxy_common::account::{ANY_QUARANTINED, Account, Parent, SENTINEL};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{FlowKey, Stamp};
-use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, SCOPES_MAX};
+use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX};
 use proxy_common::scope::Scope;
 
 /// `BPF_NOEXIST` of `enum bpf_map_update`: make an entry, never replace one.
@@ -34,6 +33,10 @@ static PARENT: Array<Parent, 1> = Array::new();
 
 #[btf_map]
 static ACCOUNTS: HashMap<u64, Account, ACCOUNTS_MAX> = HashMap::new();
+
+/// Cgroups of which nothing may leave; the value says nothing.
+#[btf_map]
+static QUARANTINED: HashMap<u64, u32, QUARANTINED_MAX> = HashMap::new();
 
 #[btf_map]
 static EVENTS: RingBuf<DenyEvent, EVENTS_BYTES> = RingBuf::new();
@@ -101,11 +104,11 @@ pub fn take_flow(key: &FlowKey) -> Option<Stamp> {
     Some(stamp)
 }
 
-/// The socket a flow's entry belongs to.
+/// The stamp filed for a flow.
 #[inline(always)]
-pub fn flow_owner(key: &FlowKey) -> Option<u64> {
-    // SAFETY: an aligned 64-bit read cannot tear.
-    unsafe { FLOWS.get(key) }.map(|stamp| stamp.socket_cookie)
+pub fn flow(key: &FlowKey) -> Option<&'static Stamp> {
+    // SAFETY: an entry is written once and stays for the run of the program.
+    unsafe { FLOWS.get(key) }
 }
 
 /// Forgets a flow; one that is gone already is fine.
@@ -139,7 +142,7 @@ pub fn tally(account: u64, what: Tally) -> bool {
     if add(account, what) {
         return true;
     }
-    let fresh = Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0, flags: 0, reserved: 0 };
+    let fresh = Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0 };
     // Another processor may have made it meanwhile: that one counts, so an existing entry is not replaced.
     if ACCOUNTS.insert(&account, &fresh, BPF_NOEXIST).is_err() {}
     add(account, what)
@@ -157,19 +160,20 @@ fn add(account: u64, what: Tally) -> bool {
             Tally::Denied => &raw mut (*entry).denied,
             Tally::Dropped => &raw mut (*entry).dropped,
         };
-        AtomicU64::from_ptr(count).fetch_add(1, Ordering::Relaxed);
+        // The target is said to have no atomic operations, so the library's types lack this one; every kernel has it.
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);
     }
     true
 }
 
-/// Whether an account is quarantined.
+/// Whether a cgroup is quarantined.
 #[inline(always)]
-pub fn is_quarantined(account: u64) -> bool {
-    // SAFETY: an aligned 32-bit read cannot tear.
-    unsafe { ACCOUNTS.get(&account) }.is_some_and(|entry| entry.flags & QUARANTINED != 0)
+pub fn is_quarantined(cgroup_id: u64) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { QUARANTINED.get(&cgroup_id) }.is_some()
 }
 
-/// Whether some account is quarantined.
+/// Whether some cgroup is quarantined.
 #[inline(always)]
 pub fn any_quarantined(parent: &Parent) -> bool {
     parent.flags & ANY_QUARANTINED != 0

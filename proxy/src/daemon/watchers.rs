@@ -47,14 +47,16 @@ pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) 
             }
         }
     });
-    let (cgroups, agents, clock) = (Arc::clone(running), guard.parent().clone(), sessions.clock.clone());
+    let (sweeper, clock) = (Arc::clone(running), sessions.clock.clone());
     shutdown.spawn("runs", async move {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             let before = UNIX_EPOCH + Duration::from_millis(clock.now().0).saturating_sub(SWEEP_EVERY);
-            let gone = agents.sweep_runs(before);
-            cgroups.resolver.forget_steps();
-            tracing::debug!(gone, "swept the cgroups of runs that are over");
+            match sweeper.guard.sweep_runs(before) {
+                Ok(gone) => tracing::debug!(gone, "swept the cgroups of runs that are over"),
+                Err(error) => tracing::warn!(%error, "the cgroups of runs that are over stay"),
+            }
+            sweeper.resolver.forget_steps();
         }
     });
     let events = guard.events()?;
