@@ -67,14 +67,23 @@ fn check(program: &str) {
 fn a_session_split_at_every_byte_is_the_same_session() {
     check(
         r#"
-whole = startup() + query("SELECT 1") + parse("", "SELECT 2") + bind() + execute() + SYNC
 s = Session(start=False)
 s.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-for byte in whole:
-    s.send(bytes([byte]))
+
+def dribble(data):
+    for byte in data:
+        s.send(bytes([byte]))
+        # What is sent at once may be read at once.
+        time.sleep(0.002)
+    return s.until()
+
+dribble(startup())
+assert rows(dribble(query("SELECT 1"))) == [[b"1"]]
+assert rows(dribble(parse("", "SELECT 2") + bind() + execute() + SYNC)) == [[b"2"]]
+# And all at once, before the login is done.
+s = Session(start=False).send(startup() + query("SELECT 1"))
 s.until()
 assert rows(s.until()) == [[b"1"]]
-assert rows(s.until()) == [[b"2"]]
 s.alive()
 "#,
     );
@@ -271,11 +280,13 @@ fn statements_too_deep_or_too_long_get_a_native_error_and_the_session_lives() {
     check(
         r#"
 s = Session()
-s.error("SELECT " + "(" * 10000 + "1" + ")" * 10000); s.alive()
-# What the parser itself would take, and would make a deep tree of.
-s.error("SELECT 1" + " + 1" * 10000); s.alive()
-s.error("SELECT " + "(1 + " * 500 + "1" + ")" * 500); s.alive()
-s.error("SELECT '" + "x" * (1024 * 1024 + 16) + "'"); s.alive()
+for text in ("SELECT " + "(" * 10000 + "1" + ")" * 10000,
+             # What the server itself would take.
+             "SELECT 1" + " + 1" * 10000, "SELECT " + "(1 + " * 500 + "1" + ")" * 500,
+             "SELECT '" + "x" * (1024 * 1024 + 16) + "'"):
+    error = s.error(text)
+    assert error["M"].startswith("chaperone: "), "the server itself met %r...: %r" % (text[:20], error)
+    s.alive()
 seen = s.ask("SELECT length('" + "x" * (1024 * 1024 - 64) + "')")
 assert rows(seen) == [[str(1024 * 1024 - 64).encode()]] or kinds(seen) == "EZ", seen
 s.alive()

@@ -47,8 +47,9 @@ s.alive()
 fn a_client_that_vanishes_while_held_leaves_its_ticket_and_one_outcome() {
     let shop = open(HOLD).unwrap();
     wire(&shop, &format!("{HELD_UPDATE}s.sock.close()")).unwrap();
-    // The held update and the control statement that `wire` adds.
-    wait::until("both outcomes in the record", Duration::from_secs(30), || {
+    // The held update and the control statement that `wire` adds. Sooner than the next word to a held agent, whose failure
+    // would end the session, too.
+    wait::until("both outcomes in the record", Duration::from_secs(10), || {
         Ok((recorded(&shop, "request_ended")? >= 2).then_some(()))
     })
     .unwrap();

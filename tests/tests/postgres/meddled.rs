@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use chaperone_tests::postgres::{Options, Server};
 use chaperone_tests::{ports, sample};
@@ -109,7 +110,13 @@ fn pair(mut near: TcpStream, behind: SocketAddr, meddle: Meddle) {
                 0 => (vec![bytes], Then::GoOn),
                 number => meddle(number, &bytes),
             };
-            if pieces.iter().any(|piece| near.write_all(piece).is_err()) || then == Then::End {
+            let mut sent = pieces.iter().map(|piece| {
+                near.write_all(piece)?;
+                // What is written at once may be read at once.
+                std::thread::sleep(Duration::from_millis(2));
+                std::io::Result::Ok(())
+            });
+            if sent.any(|sent| sent.is_err()) || then == Then::End {
                 break;
             }
             // Until the daemon hangs up, at which the server does, too.

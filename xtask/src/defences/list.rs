@@ -55,11 +55,12 @@ impl List {
         toml::from_str(&text).with_context(|| format!("`{FILE}` is not a list of defences"))
     }
 
-    /// Entries that contain a text somewhere.
-    pub(super) fn only(&self, text: &str) -> Vec<&Defence> {
-        let fits = |entry: &&Defence| {
+    /// Entries that contain one of the texts somewhere; all, if there is no text.
+    pub(super) fn only(&self, texts: &[String]) -> Vec<&Defence> {
+        let has = |entry: &Defence, text: &str| {
             [&entry.row, &entry.defence, &entry.test].iter().any(|word| word.contains(text))
         };
+        let fits = |entry: &&Defence| texts.is_empty() || texts.iter().any(|text| has(entry, text));
         self.entries.iter().filter(fits).collect()
     }
 

@@ -22,9 +22,9 @@ use crate::{leftovers, paths, setup, shell};
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Only entries whose row, defence or test contains this text
-    #[arg(long)]
-    only: Option<String>,
+    /// Only entries whose row, rule or test contains this text; may be given again for more
+    #[arg(long, value_name = "SUBSTRING")]
+    only: Vec<String>,
     /// Print the entries and do nothing
     #[arg(long)]
     list: bool,
@@ -42,8 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let list = List::read(&root)?;
     let problems = list.problems(&root);
     ensure!(problems.is_empty(), "the list of defences has rotted:\n  {}", problems.join("\n  "));
-    let chosen = list.only(args.only.as_deref().unwrap_or_default());
-    ensure!(!chosen.is_empty(), "no entry contains that text");
+    let chosen = list.only(&args.only);
+    ensure!(!chosen.is_empty(), "no entry contains such a text");
     if args.list {
         for entry in &chosen {
             println!("{}: {} ({})", entry.row, entry.defence, entry.test);
