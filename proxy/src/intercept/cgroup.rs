@@ -14,6 +14,8 @@ use super::error::InterceptError;
 
 /// Longest accepted name of an agent or of one of its runs: file systems stop at 255.
 const NAME_BYTES_MAX: usize = 64;
+/// How deep below the parent an agent's own cgroups are looked for.
+const LEVELS_SEARCHED: usize = 8;
 /// Mode bits that let the group or everybody write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
@@ -187,6 +189,51 @@ impl Cgroup {
                 path: self.path.clone(),
                 source,
             })
+    }
+
+    /// The cgroup with this id at or below `parent`, at most a few levels down.
+    #[must_use]
+    pub fn below(parent: &Self, id: u64) -> Option<Self> {
+        fn find(path: &Path, id: u64, levels: usize) -> Option<PathBuf> {
+            let inside =
+                fs::read_dir(path).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+            let folders: Vec<PathBuf> = inside.collect();
+            let here =
+                folders.iter().find(|path| fs::metadata(path).is_ok_and(|facts| facts.ino() == id)).cloned();
+            let levels = levels.checked_sub(1)?;
+            here.or_else(|| folders.iter().find_map(|path| find(path, id, levels)))
+        }
+        find(&parent.path, id, LEVELS_SEARCHED).map(|path| Self { path, id })
+    }
+
+    /// Stops, or continues, every process in it and below.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn freeze(&self, stop: bool) -> Result<(), InterceptError> {
+        let word = if stop { "1" } else { "0" };
+        fs::write(self.path.join("cgroup.freeze"), word).map_err(|source| InterceptError::Cgroup {
+            action: "freeze or thaw",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Ids of the cgroups right below: the accounts that can still act.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn children(&self) -> Result<Vec<(String, u64)>, InterceptError> {
+        let listed = fs::read_dir(&self.path).map_err(|source| InterceptError::Cgroup {
+            action: "list",
+            path: self.path.clone(),
+            source,
+        })?;
+        let folders = listed.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let named = folders.filter_map(|entry| {
+            Some((entry.file_name().to_string_lossy().into_owned(), entry.metadata().ok()?.ino()))
+        });
+        Ok(named.collect())
     }
 
     /// Removes the empty cgroups below this one, but for those with the ids in `keep`, and leaves those in use; returns how
