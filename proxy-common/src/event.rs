@@ -31,11 +31,17 @@ pub enum Reason {
     PacketDevice = 10,
     /// A packet to another address or port than the proxy's, or with routing options.
     PacketShape = 11,
+    /// A socket that was made outside the agents' cgroups, or before its process was put there.
+    SocketForeign = 12,
+    /// The agent is quarantined.
+    Quarantined = 13,
+    /// The kernel had no room to count for this agent.
+    AccountFull = 14,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -48,6 +54,9 @@ impl Reason {
         Self::PacketUnstamped,
         Self::PacketDevice,
         Self::PacketShape,
+        Self::SocketForeign,
+        Self::Quarantined,
+        Self::AccountFull,
     ];
 
     /// The word for it in records and metrics.
@@ -66,6 +75,9 @@ impl Reason {
             Self::PacketUnstamped => "packet-unstamped",
             Self::PacketDevice => "packet-device",
             Self::PacketShape => "packet-shape",
+            Self::SocketForeign => "socket-foreign",
+            Self::Quarantined => "quarantined",
+            Self::AccountFull => "account-full",
         }
     }
 

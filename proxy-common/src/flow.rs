@@ -17,6 +17,8 @@ pub struct Stamp {
     pub socket_cookie: u64,
     /// Cgroup of the calling process.
     pub cgroup_id: u64,
+    /// Account of the calling process: its ancestor right below the agents' parent.
+    pub account: u64,
     /// When `connect()` was called: nanoseconds since boot, sleep included.
     pub connected_ns: u64,
     /// Process id (thread group) of the caller.
@@ -49,7 +51,7 @@ pub struct FlowKey {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Stamp>() == 64);
+const _: () = assert!(size_of::<Stamp>() == 72);
 const _: () = assert!(size_of::<FlowKey>() == 48);
 
 /// The IPv4 address `word` (network order) as IPv6 words.

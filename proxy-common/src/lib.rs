@@ -8,10 +8,11 @@
 
 #![no_std]
 
+pub mod account;
 pub mod event;
 pub mod flow;
 pub mod limits;
 pub mod scope;
 
 /// Version of the shared layout; part of every pin path.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;

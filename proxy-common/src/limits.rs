@@ -6,6 +6,13 @@
 /// Network namespaces with a proxy: one for the host and one per container; no host runs more.
 pub const SCOPES_MAX: usize = 4096;
 
+/// Accounts: agents and units that ran since the daemon last cleared away those that are gone. A full table denies the new
+/// account's connections, for what is not counted cannot be checked.
+pub const ACCOUNTS_MAX: usize = 16_384;
+
+/// Quarantined cgroups: an agent has one for its runs and one for each unit it matches.
+pub const QUARANTINED_MAX: usize = 4096;
+
 /// Connections between `connect()` and their arrival at the proxy. An entry lives for one loopback handshake;
 /// 65536 is more than the ports one address pair has. A plain hash: when it is full a new connection has no
 /// identity and is refused, where an LRU would let a flood evict other agents' identities.

@@ -24,6 +24,12 @@ macro_rules! set {
     };
 }
 
+/// The cgroup of the running process's ancestor at this depth; 0 if it is not that deep.
+#[inline(always)]
+pub fn current_ancestor(level: u32) -> u64 {
+    unsafe { helpers::bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
 /// The process that runs now.
 pub struct Caller {
     pub cgroup_id: u64,
@@ -265,6 +271,12 @@ impl Packet {
     #[inline(always)]
     pub fn cgroup_id(&self) -> u64 {
         unsafe { helpers::bpf_skb_cgroup_id(self.0) }
+    }
+
+    /// The ancestor at this depth of the cgroup the socket was made in; 0 if it is not that deep.
+    #[inline(always)]
+    pub fn ancestor(&self, level: u32) -> u64 {
+        unsafe { helpers::bpf_skb_ancestor_cgroup_id(self.0, level as i32) }
     }
 
     /// `N` bytes from the start of the network header.

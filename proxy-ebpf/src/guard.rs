@@ -9,8 +9,9 @@
 use proxy_common::event::{DenyEvent, Reason};
 use proxy_common::flow::mapped;
 
+use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Packet, SockOption, Socket, boot_ns};
-use crate::maps;
+use crate::maps::{self, Tally};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -50,6 +51,7 @@ pub fn bound_port(ctx: &Socket) -> i32 {
 #[inline(always)]
 fn deny_socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
     let caller = Caller::now();
+    maps::tally(account::of_caller().account(), Tally::Denied);
     maps::report(&DenyEvent {
         at_ns: boot_ns(),
         cgroup_id: caller.cgroup_id,
@@ -77,6 +79,7 @@ pub fn datagram6(ctx: &Address) -> i32 {
 #[inline(always)]
 fn deny_datagram(ctx: &Address, address: [u32; 4]) -> i32 {
     let caller = Caller::now();
+    maps::tally(account::of_caller().account(), Tally::Denied);
     maps::report(&DenyEvent {
         at_ns: boot_ns(),
         cgroup_id: caller.cgroup_id,
@@ -141,7 +144,13 @@ pub fn packet(ctx: &Packet) -> i32 {
     if ctx.device() != LOOPBACK_DEVICE {
         return deny_packet(ctx, Reason::PacketDevice);
     }
-    if goes_to_proxy(ctx, stamp.proxy_port) { ALLOW } else { deny_packet(ctx, Reason::PacketShape) }
+    if !goes_to_proxy(ctx, stamp.proxy_port) {
+        return deny_packet(ctx, Reason::PacketShape);
+    }
+    match account::of_packet(ctx, stamp.account) {
+        Standing::Free(_) => ALLOW,
+        Standing::Quarantined(_) => deny_packet(ctx, Reason::Quarantined),
+    }
 }
 
 /// Plain TCP to the proxy. The version is read from the packet: the socket's family may say otherwise.
@@ -178,6 +187,7 @@ fn goes_to_proxy(ctx: &Packet, proxy_port: u16) -> bool {
 
 #[inline(always)]
 fn deny_packet(ctx: &Packet, reason: Reason) -> i32 {
+    maps::tally(account::of_socket(ctx), Tally::Dropped);
     maps::report(&DenyEvent {
         at_ns: boot_ns(),
         cgroup_id: ctx.cgroup_id(),

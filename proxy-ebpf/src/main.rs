@@ -1,6 +1,7 @@
 //! Entry points of the kernel programs: each unpacks its context, calls one function, returns its verdict.
 //!
-//! Attached to the agents' parent cgroup: everything but `accepted`, which belongs on the daemon's own cgroup.
+//! Attached to the agents' parent cgroup: everything but `accepted`, which belongs on the daemon's own cgroup, and the
+//! `sentinel` programs, which belong on the root of the tree.
 //! Minimum kernel 5.15. Every path that is not an explicit allow ends in a denial.
 //! Not here: `recvmsg` hooks, because no datagram ever leaves, so there is no reply whose sender to restore.
 //!
@@ -8,11 +9,15 @@
 
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "atomic addition; see `maps`")]
 
+mod account;
 mod context;
 mod guard;
 mod maps;
 mod redirect;
+mod sentinel;
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};
@@ -86,6 +91,26 @@ pub fn agent_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_sockopt(setsockopt)]
 pub fn agent_option(ctx: SockoptContext) -> i32 {
     guard::option(&SockOption(ctx.sockopt))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn sentinel_conn4(ctx: SockAddrContext) -> i32 {
+    sentinel::address4(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn sentinel_conn6(ctx: SockAddrContext) -> i32 {
+    sentinel::address6(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sentinel_send4(ctx: SockAddrContext) -> i32 {
+    sentinel::address4(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sentinel_send6(ctx: SockAddrContext) -> i32 {
+    sentinel::address6(&Address(ctx.sock_addr))
 }
 
 /// None of the helpers used here is reserved for GPL programs.

@@ -3,16 +3,21 @@
 //! Each table is pinned by the daemon under a path that carries the layout's version, and outlives it.
 //! INVARIANT: no verdict depends on `EVENTS` or `COUNTERS`; a failed write there changes nothing else.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr::{from_ref, null_mut};
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use aya_ebpf::btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
+use proxy_common::account::{ANY_QUARANTINED, Account, Parent, SENTINEL};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{FlowKey, Stamp};
-use proxy_common::limits::{EVENTS_BYTES, FLOWS_MAX, SCOPES_MAX};
+use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX};
 use proxy_common::scope::Scope;
+
+/// `BPF_NOEXIST` of `enum bpf_map_update`: make an entry, never replace one.
+const BPF_NOEXIST: u64 = 1;
 
 #[btf_map]
 static SOCKETS: SkStorage<Stamp> = SkStorage::new();
@@ -22,6 +27,16 @@ static FLOWS: HashMap<FlowKey, Stamp, FLOWS_MAX> = HashMap::new();
 
 #[btf_map]
 static SCOPES: HashMap<u64, Scope, SCOPES_MAX> = HashMap::new();
+
+#[btf_map]
+static PARENT: Array<Parent, 1> = Array::new();
+
+#[btf_map]
+static ACCOUNTS: HashMap<u64, Account, ACCOUNTS_MAX> = HashMap::new();
+
+/// Cgroups of which nothing may leave; the value says nothing.
+#[btf_map]
+static QUARANTINED: HashMap<u64, u32, QUARANTINED_MAX> = HashMap::new();
 
 #[btf_map]
 static EVENTS: RingBuf<DenyEvent, EVENTS_BYTES> = RingBuf::new();
@@ -89,17 +104,85 @@ pub fn take_flow(key: &FlowKey) -> Option<Stamp> {
     Some(stamp)
 }
 
-/// The socket a flow's entry belongs to.
+/// The stamp filed for a flow.
 #[inline(always)]
-pub fn flow_owner(key: &FlowKey) -> Option<u64> {
-    // SAFETY: an aligned 64-bit read cannot tear.
-    unsafe { FLOWS.get(key) }.map(|stamp| stamp.socket_cookie)
+pub fn flow(key: &FlowKey) -> Option<&'static Stamp> {
+    // SAFETY: an entry is written once and stays for the run of the program.
+    unsafe { FLOWS.get(key) }
 }
 
 /// Forgets a flow; one that is gone already is fine.
 #[inline(always)]
 pub fn drop_flow(key: &FlowKey) {
     if FLOWS.remove(key).is_err() {}
+}
+
+/// The agents' parent; a table that was not filled yet reads as a parent that nothing is below of.
+#[inline(always)]
+pub fn parent() -> Parent {
+    match PARENT.get(0) {
+        Some(parent) => *parent,
+        None => Parent { cgroup_id: 0, level: 0, flags: 0 },
+    }
+}
+
+/// What an account counts.
+#[derive(Clone, Copy)]
+pub enum Tally {
+    Redirected,
+    Delivered,
+    Unanswered,
+    Denied,
+    Dropped,
+}
+
+/// Counts for an account, making it if need be. False when there is no room.
+#[inline(always)]
+pub fn tally(account: u64, what: Tally) -> bool {
+    if add(account, what) {
+        return true;
+    }
+    let fresh = Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0 };
+    // Another processor may have made it meanwhile: that one counts, so an existing entry is not replaced.
+    if ACCOUNTS.insert(&account, &fresh, BPF_NOEXIST).is_err() {}
+    add(account, what)
+}
+
+#[inline(always)]
+fn add(account: u64, what: Tally) -> bool {
+    let Some(entry) = ACCOUNTS.get_ptr_mut(&account) else { return false };
+    // SAFETY: the entry is live for the run of the program; only atomic operations touch its counts.
+    unsafe {
+        let count = match what {
+            Tally::Redirected => &raw mut (*entry).redirected,
+            Tally::Delivered => &raw mut (*entry).delivered,
+            Tally::Unanswered => &raw mut (*entry).unanswered,
+            Tally::Denied => &raw mut (*entry).denied,
+            Tally::Dropped => &raw mut (*entry).dropped,
+        };
+        // The target is said to have no atomic operations, so the library's types lack this one; every kernel has it.
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);
+    }
+    true
+}
+
+/// Whether a cgroup is quarantined.
+#[inline(always)]
+pub fn is_quarantined(cgroup_id: u64) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { QUARANTINED.get(&cgroup_id) }.is_some()
+}
+
+/// Whether some cgroup is quarantined.
+#[inline(always)]
+pub fn any_quarantined(parent: &Parent) -> bool {
+    parent.flags & ANY_QUARANTINED != 0
+}
+
+/// Whether sockets made outside are refused.
+#[inline(always)]
+pub fn watches_sockets(parent: &Parent) -> bool {
+    parent.flags & SENTINEL != 0
 }
 
 /// Counts.

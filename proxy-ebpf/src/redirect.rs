@@ -8,8 +8,9 @@
 use proxy_common::event::{Counter, DenyEvent, Reason};
 use proxy_common::flow::{FlowKey, LOOPBACK4, LOOPBACK6, Stamp, is_mapped, mapped};
 
+use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
-use crate::maps;
+use crate::maps::{self, Tally};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -69,12 +70,17 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
     if bound_device(socket) != 0 {
         return Err(Reason::DeviceBound);
     }
+    let account = match account::of_caller() {
+        Standing::Quarantined(_) => return Err(Reason::Quarantined),
+        Standing::Free(account) => account,
+    };
     let caller = Caller::now();
     let stamp = Stamp {
         address,
         netns_cookie,
         socket_cookie: ctx.socket_cookie(),
         cgroup_id: caller.cgroup_id,
+        account,
         connected_ns: boot_ns(),
         pid: caller.pid,
         uid: caller.uid,
@@ -82,7 +88,12 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
         proxy_port,
         reserved: 0,
     };
+    // Counted first: what cannot be counted cannot be checked against the record.
+    if !maps::tally(account, Tally::Redirected) {
+        return Err(Reason::AccountFull);
+    }
     if !maps::put_stamp(socket, &stamp) {
+        maps::tally(account, Tally::Unanswered);
         return Err(Reason::StampFailed);
     }
     maps::count(Counter::Redirected as u32);
@@ -92,6 +103,7 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
 #[inline(always)]
 fn deny(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
     let caller = Caller::now();
+    maps::tally(account::of_caller().account(), Tally::Denied);
     maps::report(&DenyEvent {
         at_ns: boot_ns(),
         cgroup_id: caller.cgroup_id,
@@ -139,10 +151,14 @@ pub fn agent_flow(ctx: &Operation) {
         // An entry that nobody would clean up could be met by a later flow with the same key.
         if !ctx.watch_state(WATCH_STATE) || !maps::put_flow(&agent_key(ctx), stamp) {
             maps::count(Counter::FlowLost as u32);
+            maps::tally(stamp.account, Tally::Unanswered);
         }
     } else if code == OP_STATE && ctx.state() == TCP_CLOSE {
         let key = agent_key(ctx);
-        if maps::flow_owner(&key) == Some(ctx.socket_cookie()) {
+        if let Some(stamp) = maps::flow(&key)
+            && stamp.socket_cookie == ctx.socket_cookie()
+        {
+            maps::tally(stamp.account, Tally::Unanswered);
             maps::drop_flow(&key);
         }
     }
@@ -155,8 +171,13 @@ pub fn accepted(ctx: &Operation) {
         return;
     }
     let Some(stamp) = maps::take_flow(&proxy_key(ctx)) else { return };
-    let counter = if maps::put_stamp(ctx.socket(), &stamp) { Counter::Delivered } else { Counter::FlowLost };
+    let (counter, tally) = if maps::put_stamp(ctx.socket(), &stamp) {
+        (Counter::Delivered, Tally::Delivered)
+    } else {
+        (Counter::FlowLost, Tally::Unanswered)
+    };
     maps::count(counter as u32);
+    maps::tally(stamp.account, tally);
 }
 
 #[inline(always)]

@@ -24,6 +24,8 @@ pub struct Plan {
     pub tables: String,
     /// Keys at the top of the file, as TOML.
     pub top: String,
+    /// Whether programs are attached to the root of the tree. Only for tests of that: it touches every process of the machine.
+    pub sentinel: bool,
     /// Files of the policy folder by name; none means the policies that ship with the project.
     pub policies: Vec<(String, String)>,
 }
@@ -190,8 +192,9 @@ impl Daemon {
         let text = format!(
             "state_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\npolicy_dir = \"{root}/policies\"\n\
              default = \"deny\"\n{top}\n\n[intercept]\nparent = \"{parent}\"\nport = {port}\n\
-             pin_dir = \"{root}/bpf/chaperone\"\n\n{tables}\n",
+             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n\n{tables}\n",
             top = plan.top,
+            sentinel = plan.sentinel,
             parent = self.parent,
             port = ports::free()?,
             tables = plan.tables,

@@ -249,6 +249,7 @@ mod tests {
         fn origin(&self) -> ProcessOrigin {
             use std::os::unix::fs::MetadataExt;
             ProcessOrigin {
+                account: 0,
                 cgroup_id: fs::metadata(&self.cgroup).unwrap().ino(),
                 pid: self.child.id(),
                 uid: 0,

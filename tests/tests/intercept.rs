@@ -23,10 +23,16 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use chaperone::intercept::{
-    Cgroup, Connection, Guard, Listener, Reason, Settings, Tree, effective, uninstall,
+    Cgroup, Connection, Guard, Listener, Reason, Sentinel, Settings, Tree, effective, uninstall,
 };
+use chaperone_tests::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+
+#[path = "intercept/accounts.rs"]
+mod accounts;
+#[path = "intercept/sentinel.rs"]
+mod sentinel;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,6 +48,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Sentinel::Off)
+    }
+
+    fn with(sentinel: Sentinel) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         assert!(nix::unistd::Uid::effective().is_root(), "these tests need root");
         let tree = Tree::find().unwrap();
@@ -53,7 +63,12 @@ impl World {
         fs::create_dir(&bpffs).unwrap();
         let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&bpffs).status().unwrap();
         assert!(mounted.success(), "could not mount a bpf file system");
-        let settings = Settings { parent: name.into(), pin_dir: bpffs.join("pins"), port: free_port() };
+        let settings = Settings {
+            parent: name.into(),
+            pin_dir: bpffs.join("pins"),
+            port: ports::free().unwrap(),
+            sentinel,
+        };
         let mut world = Self { guard: None, settings, bpffs, home, _turn: turn };
         world.install();
         world
@@ -162,14 +177,6 @@ fn said(child: Child) -> String {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "the process failed: {:?}", output.status);
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// Below the ephemeral range, as the guard demands.
-fn free_port() -> u16 {
-    (0..100_u16)
-        .map(|step| 15_001 + step * 97 + u16::try_from(std::process::id() % 90).unwrap())
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .unwrap()
 }
 
 async fn next(listener: &Listener) -> Connection {
@@ -648,7 +655,7 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() {
         .arg("--mount")
         .arg(env!("CARGO_BIN_EXE_guard-helper"))
         .arg("mount")
-        .env("LAUNCH_PORT", free_port().to_string())
+        .env("LAUNCH_PORT", ports::free().unwrap().to_string())
         .status()
         .unwrap();
     assert!(status.success());

@@ -88,6 +88,29 @@ fn the_launchers_step_is_in_the_record_and_no_other_agent_reads_it() {
 }
 
 #[test]
+fn a_quarantined_agent_is_cut_off_at_once_also_after_a_restart_until_it_is_released() {
+    let mut shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    talk.ask(ITEM).unwrap().cell().unwrap();
+    let told = shop.daemon.cli(&["quarantine", AGENT]).unwrap().success().unwrap();
+    assert!(told.contains("1 sessions ended"), "{told}");
+    assert!(talk.ask(ITEM).map_or(true, |reply| reply.cell().is_err()), "an open session went on");
+    assert!(shop.hello().map_or(true, |reply| code(&reply) != "none"), "a new session began");
+    assert!(shop.daemon.cli(&["status"]).unwrap().success().unwrap().contains("QUARANTINED"));
+    shop.daemon.stop(Signal::SIGTERM).unwrap();
+    shop.daemon.launch().unwrap();
+    assert!(shop.talk().is_err(), "a restart let the agent go");
+    let refused = shop.status().unwrap()["kernel_denied"].to_string();
+    assert!(refused.contains("quarantined"), "{refused}");
+    shop.daemon.cli(&["release", AGENT]).unwrap().success().unwrap();
+    shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
+    let acts: Vec<String> =
+        shop.records("operator_acted").unwrap().iter().map(|one| one["action"].to_string()).collect();
+    assert_eq!(acts, ["\"quarantine\"", "\"release\""]);
+    assert!(!shop.daemon.cli(&["quarantine", "nobody-known"]).unwrap().status.success());
+}
+
+#[test]
 fn a_second_daemon_says_why_it_refuses_and_the_first_keeps_serving() {
     let shop = Shop::open(&Setup::default()).unwrap();
     let mut talk = shop.talk().unwrap();

@@ -102,6 +102,9 @@ pub enum Event<'a> {
     ConnectionRefused {
         /// The agent, if known.
         agent: Option<Cow<'a, AgentName>>,
+        /// Id of the cgroup right below the agents' parent, under which the kernel counted it.
+        #[serde(default)]
+        account: u64,
         /// The address it dialled, if known.
         destination: Option<SocketAddr>,
         /// The process, if known.

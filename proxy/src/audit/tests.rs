@@ -431,6 +431,7 @@ async fn events_are_read_back_as_they_were_written() {
             tally: Tally { rows: 1, bytes: 2, masked: 3 },
         },
         Event::ConnectionRefused {
+            account: 9,
             agent: None,
             destination: None,
             evidence: None,

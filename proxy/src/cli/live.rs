@@ -1,4 +1,4 @@
-//! `status`, `sessions`, `reload`, `uninstall`: live operation.
+//! `status`, `sessions`, `reload`, `quarantine`, `release`, `uninstall`: live operation.
 //!
 //! Prints what the daemon says. Text that came from an agent or its issuer is made inert before it meets a terminal.
 
@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use super::{ConfigFile, print_json, refused, shown};
 use crate::control::{Answer, Call, StatusReport};
-use crate::model::SessionId;
+use crate::model::{AgentName, SessionId};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +72,8 @@ fn print_status(report: &StatusReport) {
             (Some(subject), Some(problem)) => format!("is {} ({problem})", shown(subject)),
             (None, problem) => format!("unidentified: {}", problem.as_deref().unwrap_or("no reason known")),
         };
-        println!("agent     {} {who}", agent.name);
+        let stopped = if agent.quarantined { ", QUARANTINED" } else { "" };
+        println!("agent     {} {who}{stopped}", agent.name);
     }
 }
 
@@ -117,6 +118,43 @@ fn done(answer: &Answer) -> anyhow::Result<ExitCode> {
         other => return Ok(refused(other)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whom to stop, or to let go.
+#[derive(Debug, clap::Args)]
+pub struct Agent {
+    /// Name of the agent, as configured.
+    agent: String,
+    /// Stop its processes too, until it is released.
+    #[arg(long)]
+    freeze: bool,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+/// Stops an agent.
+///
+/// # Errors
+/// When no daemon answers.
+pub fn quarantine(args: &Agent) -> anyhow::Result<ExitCode> {
+    done(&args.file.call(&Call::Quarantine { agent: AgentName(args.agent.clone()), freeze: args.freeze })?)
+}
+
+/// Whom to let go.
+#[derive(Debug, clap::Args)]
+pub struct Released {
+    /// Name of the agent, as configured.
+    agent: String,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+/// Lets an agent go again, its processes too.
+///
+/// # Errors
+/// When no daemon answers.
+pub fn release(args: &Released) -> anyhow::Result<ExitCode> {
+    done(&args.file.call(&Call::Release { agent: AgentName(args.agent.clone()) })?)
 }
 
 /// Takes the kernel guard away.

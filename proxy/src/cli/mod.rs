@@ -58,6 +58,10 @@ enum Command {
     Sessions(live::Sessions),
     /// Read policy again.
     Reload(ConfigFile),
+    /// Stop an agent in the kernel, and end its sessions.
+    Quarantine(live::Agent),
+    /// Let a quarantined agent go again.
+    Release(live::Released),
     /// Decide held requests.
     #[command(subcommand)]
     Approvals(approvals::Command),
@@ -94,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Sessions(command) => live::sessions(command),
         Command::Reload(file) => live::reload(&file),
+        Command::Quarantine(args) => live::quarantine(&args),
+        Command::Release(args) => live::release(&args),
         Command::Approvals(command) => approvals::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Policy(command) => policy::run(command),

@@ -316,6 +316,7 @@ mod tests {
             parent: "chaperone-no-such-parent".into(),
             pin_dir: "/nonexistent/pins".into(),
             port: 15_001,
+            sentinel: intercept::Sentinel::Off,
         };
         assert!(guarded(&settings, "reporter").is_err());
     }

@@ -54,6 +54,11 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         None => Some(PARENT.to_owned()),
     };
     let port = port(file.intercept.port.as_ref(), problems);
+    // On unless refused: it costs a host's other connections one comparison, and closes a way around.
+    let sentinel = match &file.intercept.sentinel {
+        Some(flag) if !flag.value => intercept::Sentinel::Off,
+        Some(_) | None => intercept::Sentinel::On,
+    };
     let agents = agents(&file.agents, problems);
     let resources = resources(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
@@ -69,7 +74,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         default: default?,
         identity: identity::Settings { agents, parent: parent.clone(), steps: runtime_dir.join("steps") },
         resources,
-        intercept: intercept::Settings { parent, pin_dir: pin_dir?, port: port? },
+        intercept: intercept::Settings { parent, pin_dir: pin_dir?, port: port?, sentinel },
         audit: audit::Settings {
             dir: state_dir.join("audit"),
             sync_every: file.sync_every.unwrap_or(SYNC_EVERY),

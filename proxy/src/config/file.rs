@@ -98,6 +98,7 @@ pub(super) struct Intercept {
     pub(super) parent: Option<At<String>>,
     pub(super) port: Option<At<u64>>,
     pub(super) pin_dir: Option<At<String>>,
+    pub(super) sentinel: Option<At<bool>>,
 }
 
 /// An agent's tool gives up after a minute or so; an hour is for people at a prompt.
@@ -124,6 +125,7 @@ impl File {
                 parent: section.text("parent", problems),
                 port: section.number("port", problems),
                 pin_dir: section.text("pin_dir", problems),
+                sentinel: section.flag("sentinel", problems),
             };
             section.finish(problems);
             intercept

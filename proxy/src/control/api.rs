@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Ticket, Vote};
-use crate::model::{SessionId, TicketId, UnixMillis};
+use crate::model::{AgentName, SessionId, TicketId, UnixMillis};
 use crate::session::Summary;
 
 /// One call.
@@ -23,6 +23,18 @@ pub enum Call {
     },
     /// Reads policy again.
     Reload,
+    /// Stops an agent: in the kernel, and for every session.
+    Quarantine {
+        /// Whom.
+        agent: AgentName,
+        /// Its processes too.
+        freeze: bool,
+    },
+    /// Lets an agent go again.
+    Release {
+        /// Whom.
+        agent: AgentName,
+    },
     /// Tickets, open ones only unless `all`.
     Tickets {
         /// Closed ones too.
@@ -116,6 +128,8 @@ pub struct AgentState {
     pub expires_at: Option<UnixMillis>,
     /// What is wrong with its identity.
     pub problem: Option<String>,
+    /// Whether it is stopped.
+    pub quarantined: bool,
 }
 
 /// One kernel program.

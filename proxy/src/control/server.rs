@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::api::{Answer, Call, StatusReport};
 use crate::approval::{Queue, Vote};
+use crate::model::AgentName;
 use crate::session::Registry;
 use crate::shutdown::{Phase, Shutdown};
 
@@ -33,6 +34,16 @@ pub trait Services: fmt::Debug + Send + Sync {
     /// # Errors
     /// With what was wrong; the old bundle stays.
     fn reload(&self, by: &str) -> Result<String, String>;
+    /// Stops an agent, its processes too when `freeze`; the sentence says what was done.
+    ///
+    /// # Errors
+    /// With what was not done; what could be stopped is.
+    fn quarantine(&self, agent: &AgentName, freeze: bool, by: &str) -> Result<String, String>;
+    /// Lets an agent go again.
+    ///
+    /// # Errors
+    /// With what was not done.
+    fn release(&self, agent: &AgentName, by: &str) -> Result<String, String>;
     /// Notes an operator's act in the record.
     fn acted(&self, by: &str, action: &str, target: &str);
     /// Whether a process is inside the agents' cgroup, or cannot be shown not to be.
@@ -150,11 +161,16 @@ impl Server {
                 self.services.acted(&caller.name(), "kill", &session.to_string());
                 Answer::Done { what: format!("session {session} is told to end") }
             }
-            Call::Reload if caller.uid == 0 => match self.services.reload(&caller.name()) {
-                Ok(what) => Answer::Done { what },
-                Err(why) => Answer::Refused { why },
-            },
-            Call::Sessions | Call::Kill { .. } | Call::Reload => refuse("only root may do that"),
+            Call::Reload if caller.uid == 0 => done(self.services.reload(&caller.name())),
+            Call::Quarantine { agent, freeze } if caller.uid == 0 => {
+                done(self.services.quarantine(&agent, freeze, &caller.name()))
+            }
+            Call::Release { agent } if caller.uid == 0 => done(self.services.release(&agent, &caller.name())),
+            Call::Sessions
+            | Call::Kill { .. }
+            | Call::Reload
+            | Call::Quarantine { .. }
+            | Call::Release { .. } => refuse("only root may do that"),
             Call::Tickets { all } => {
                 let tickets =
                     self.queue.list().into_iter().filter(|ticket| all || ticket.state.is_open()).collect();
@@ -182,6 +198,13 @@ impl Server {
             Ok(ticket) => Answer::Ticket(Box::new(ticket)),
             Err(error) => Answer::Refused { why: error.to_string() },
         }
+    }
+}
+
+fn done(result: Result<String, String>) -> Answer {
+    match result {
+        Ok(what) => Answer::Done { what },
+        Err(why) => Answer::Refused { why },
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod notify;
 mod services;
+mod stopping;
 mod watchers;
 
 use std::fs::{File, TryLockError};
@@ -31,7 +32,7 @@ use crate::policy::Live;
 use crate::protocol::contract::Serve;
 use crate::protocol::postgres::Postgres;
 use crate::protocol::registry::Registry as Protocols;
-use crate::session::{Arrival, Lanes, Registry, Sessions, Targets};
+use crate::session::{Arrival, Lanes, Quarantine, Registry, Sessions, Targets};
 use crate::shutdown::{Phase, Shutdown};
 use crate::sql::Analyzer;
 use crate::tls::Authority;
@@ -162,6 +163,8 @@ async fn build(
         protocols: Protocols::new(vec![postgres]),
         gate: gate.clone(),
         registry: Registry::default(),
+        quarantine: Quarantine::open(&config.state_dir)
+            .map_err(|source| DaemonError::Io { what: "the list of quarantined agents", source })?,
         clock: clock.clone(),
         lanes: Lanes::start().map_err(|source| DaemonError::Io { what: "the session threads", source })?,
         shutdown: shutdown.clone(),
@@ -172,6 +175,7 @@ async fn build(
         gate,
         resolver,
         registry: sessions.registry.clone(),
+        quarantine: sessions.quarantine.clone(),
         guard: Arc::clone(&guard),
         appender: log.appender(),
         parent: config.intercept.parent.clone(),
@@ -206,6 +210,7 @@ async fn accept(
                     destination: origin.destination,
                     origin: ProcessOrigin {
                         cgroup_id: origin.cgroup_id,
+                        account: origin.account,
                         pid: origin.pid,
                         uid: origin.uid,
                         connected_ns: origin.connected_ns,

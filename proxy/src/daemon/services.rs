@@ -13,6 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Exposition;
 
+use super::stopping;
 use crate::approval::{Queue, State, Ticket};
 use crate::audit::{Appender, Event, TicketFacts};
 use crate::control::{AgentState, Metrics, ProgramState, Services, StatusReport};
@@ -21,7 +22,7 @@ use crate::identity::Resolver;
 use crate::intercept::Guard;
 use crate::model::{AgentName, Identity, Principal, UnixMillis};
 use crate::policy::Live;
-use crate::session::Registry;
+use crate::session::{Quarantine, Registry};
 
 /// The identity room as the gate's source of principals.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub(super) struct Running {
     pub(super) gate: Gate,
     pub(super) resolver: Resolver,
     pub(super) registry: Registry,
+    pub(super) quarantine: Quarantine,
     pub(super) guard: Arc<Guard>,
     pub(super) appender: Appender,
     pub(super) parent: PathBuf,
@@ -65,7 +67,8 @@ impl Running {
                     Identity::Unidentified { reason } => (None, None, Some(reason.to_string())),
                 };
                 let name = status.principal.agent.to_string();
-                AgentState { name, subject, expires_at, problem: status.problem.or(reason) }
+                let quarantined = self.quarantine.holds(&status.principal.agent);
+                AgentState { name, subject, expires_at, problem: status.problem.or(reason), quarantined }
             })
             .collect()
     }
@@ -117,6 +120,14 @@ impl Services for Running {
                 Err(problem)
             }
         }
+    }
+
+    fn quarantine(&self, agent: &AgentName, freeze: bool, by: &str) -> Result<String, String> {
+        stopping::quarantine(self, agent, freeze, by)
+    }
+
+    fn release(&self, agent: &AgentName, by: &str) -> Result<String, String> {
+        stopping::release(self, agent, by)
     }
 
     fn acted(&self, by: &str, action: &str, target: &str) {

@@ -10,8 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::broadcast::error::RecvError;
 
-use super::DaemonError;
 use super::services::Running;
+use super::{DaemonError, stopping};
 use crate::audit::Event;
 use crate::intercept::{DenyEvent, Events, Guard};
 use crate::session::{LOOKUP_EVERY, Sessions};
@@ -26,6 +26,9 @@ const DENIALS_MAX: usize = 256;
 
 /// How often what is left of runs that are over is cleared away.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// How often cgroups that a quarantined agent got meanwhile are stopped too.
+const QUARANTINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all of them.
 pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) -> Result<(), DaemonError> {
@@ -47,14 +50,25 @@ pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) 
             }
         }
     });
-    let (cgroups, agents, clock) = (Arc::clone(running), guard.parent().clone(), sessions.clock.clone());
+    let (sweeper, clock) = (Arc::clone(running), sessions.clock.clone());
     shutdown.spawn("runs", async move {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             let before = UNIX_EPOCH + Duration::from_millis(clock.now().0).saturating_sub(SWEEP_EVERY);
-            let gone = agents.sweep_runs(before);
-            cgroups.resolver.forget_steps();
-            tracing::debug!(gone, "swept the cgroups of runs that are over");
+            match sweeper.guard.sweep_runs(before) {
+                Ok(gone) => tracing::debug!(gone, "swept the cgroups of runs that are over"),
+                Err(error) => tracing::warn!(%error, "the cgroups of runs that are over stay"),
+            }
+            sweeper.resolver.forget_steps();
+        }
+    });
+    let stopped = Arc::clone(running);
+    shutdown.spawn("quarantine", async move {
+        loop {
+            if let Err(error) = stopping::follow(&stopped) {
+                tracing::error!(%error, "the kernel does not know who is quarantined; the daemon turns them away");
+            }
+            tokio::time::sleep(QUARANTINE_EVERY).await;
         }
     });
     let events = guard.events()?;

@@ -17,6 +17,8 @@ use crate::model::{AgentName, Evidence, Principal, Protocol, Session};
 pub struct Turned {
     /// The address dialled.
     pub destination: SocketAddr,
+    /// Under which cgroup the kernel counted it.
+    pub account: u64,
     /// Agent and process, if they are known.
     pub known: Option<(AgentName, Evidence)>,
     /// Why.
@@ -95,6 +97,7 @@ impl Gate {
             self.appender(),
             &Event::ConnectionRefused {
                 agent: turned.known.as_ref().map(|(agent, _)| Cow::Borrowed(agent)),
+                account: turned.account,
                 destination: Some(turned.destination),
                 evidence: turned.known.as_ref().map(|(_, evidence)| Cow::Borrowed(evidence)),
                 reason: Cow::Borrowed(&turned.reason),

@@ -85,6 +85,28 @@ impl Cgroups {
         }
     }
 
+    /// The topmost cgroups of an agent, below the agents' parent.
+    pub(super) fn of_agent(&self, agent: &AgentName) -> Vec<u64> {
+        let mut found = Vec::new();
+        let mut queue = VecDeque::from([self.parent.clone()]);
+        let mut left = SEARCH_MAX;
+        while let Some(path) = queue.pop_front() {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                tracing::warn!(%agent, "too many cgroups to find all of an agent's");
+                break;
+            }
+            if self.agent_of(&path).is_ok_and(|name| name == *agent) {
+                found.extend(self.id_of(&path));
+                continue;
+            }
+            let entries = fs::read_dir(self.mount.join(&path)).into_iter().flatten().flatten();
+            let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            queue.extend(folders.map(|entry| path.join(entry.file_name())));
+        }
+        found
+    }
+
     fn belongs(&self, path: &Path, agent: &AgentSettings) -> bool {
         let started_by_us = path.strip_prefix(&self.parent).is_ok_and(|below| {
             !self.parent.as_os_str().is_empty()

@@ -31,6 +31,8 @@ use super::watcher::{Slot, Watcher};
 pub struct ProcessOrigin {
     /// Cgroup of the caller.
     pub cgroup_id: u64,
+    /// The cgroup right below the agents' parent that the caller is in.
+    pub account: u64,
     /// Process id (thread group) of the caller.
     pub pid: u32,
     /// User id of the caller.
@@ -158,6 +160,19 @@ impl Resolver {
             cgroups.path_of(origin.cgroup_id, process::cgroup_hint(origin.pid).as_deref())
         })
         .await?
+    }
+
+    /// Ids of the cgroups that are an agent's: the topmost of each, so that everything of the agent lies below one of them.
+    /// Blocks on the file system.
+    #[must_use]
+    pub fn cgroups_of(&self, agent: &AgentName) -> Vec<u64> {
+        self.0.cgroups.of_agent(agent)
+    }
+
+    /// Whether an agent of this name is configured.
+    #[must_use]
+    pub fn knows(&self, agent: &AgentName) -> bool {
+        self.0.slots.contains_key(agent)
     }
 
     /// Forgets what launchers said of runs whose cgroup is gone. Blocks on two small directories.

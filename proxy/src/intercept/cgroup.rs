@@ -14,6 +14,8 @@ use super::error::InterceptError;
 
 /// Longest accepted name of an agent or of one of its runs: file systems stop at 255.
 const NAME_BYTES_MAX: usize = 64;
+/// How deep below the parent an agent's own cgroups are looked for.
+const LEVELS_SEARCHED: usize = 8;
 /// Mode bits that let the group or everybody write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
@@ -42,6 +44,21 @@ impl Tree {
             source,
         })?;
         mount_in(&table).map(|mount| Self { mount }).ok_or(InterceptError::NoCgroup2)
+    }
+
+    /// The root of the tree.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn root(&self) -> Result<Cgroup, InterceptError> {
+        Cgroup::at(self.mount.clone())
+    }
+
+    /// How deep a cgroup lies below the root, which has depth 0.
+    #[must_use]
+    pub fn level(&self, cgroup: &Cgroup) -> u32 {
+        let below = cgroup.path.strip_prefix(&self.mount).map_or(0, |path| path.components().count());
+        u32::try_from(below).unwrap_or(u32::MAX)
     }
 
     /// Where it is mounted.
@@ -174,25 +191,70 @@ impl Cgroup {
             })
     }
 
-    /// Removes the empty cgroups below this one and leaves those in use; returns how many are gone.
-    /// Sockets that outlive their cgroup stay guarded.
+    /// The cgroup with this id at or below `parent`, at most a few levels down.
     #[must_use]
-    pub fn sweep(&self) -> usize {
-        sweep_below(&self.path)
+    pub fn below(parent: &Self, id: u64) -> Option<Self> {
+        fn find(path: &Path, id: u64, levels: usize) -> Option<PathBuf> {
+            let inside =
+                fs::read_dir(path).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+            let folders: Vec<PathBuf> = inside.collect();
+            let here =
+                folders.iter().find(|path| fs::metadata(path).is_ok_and(|facts| facts.ino() == id)).cloned();
+            let levels = levels.checked_sub(1)?;
+            here.or_else(|| folders.iter().find_map(|path| find(path, id, levels)))
+        }
+        find(&parent.path, id, LEVELS_SEARCHED).map(|path| Self { path, id })
+    }
+
+    /// Stops, or continues, every process in it and below.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn freeze(&self, stop: bool) -> Result<(), InterceptError> {
+        let word = if stop { "1" } else { "0" };
+        fs::write(self.path.join("cgroup.freeze"), word).map_err(|source| InterceptError::Cgroup {
+            action: "freeze or thaw",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Ids of the cgroups right below: the accounts that can still act.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn children(&self) -> Result<Vec<(String, u64)>, InterceptError> {
+        let listed = fs::read_dir(&self.path).map_err(|source| InterceptError::Cgroup {
+            action: "list",
+            path: self.path.clone(),
+            source,
+        })?;
+        let folders = listed.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let named = folders.filter_map(|entry| {
+            Some((entry.file_name().to_string_lossy().into_owned(), entry.metadata().ok()?.ino()))
+        });
+        Ok(named.collect())
+    }
+
+    /// Removes the empty cgroups below this one, but for those with the ids in `keep`, and leaves those in use; returns how
+    /// many are gone. Sockets that outlive their cgroup stay guarded.
+    #[must_use]
+    pub fn sweep(&self, keep: &[u64]) -> usize {
+        sweep_below(&self.path, keep)
     }
 
     /// Removes the cgroups of runs that are over: launchers become the agent and cannot clean up behind it. A run made after
     /// `before` may still be waiting for its process, and stays. Returns how many are gone.
     #[must_use]
-    pub fn sweep_runs(&self, before: SystemTime) -> usize {
+    pub fn sweep_runs(&self, before: SystemTime, keep: &[u64]) -> usize {
         let agents = fs::read_dir(&self.path).into_iter().flatten().flatten();
         let runs = agents.flat_map(|agent| fs::read_dir(agent.path()).into_iter().flatten().flatten());
         runs.filter(|run| run.file_name().to_str().is_some_and(is_run))
             .filter(|run| run.metadata().and_then(|facts| facts.modified()).is_ok_and(|made| made < before))
             .filter(|run| {
                 // What an agent made below goes first; a cgroup in use refuses to go.
-                let _below = sweep_below(&run.path());
-                fs::remove_dir(run.path()).is_ok()
+                let _below = sweep_below(&run.path(), keep);
+                !is_kept(&run.path(), keep) && fs::remove_dir(run.path()).is_ok()
             })
             .count()
     }
@@ -231,19 +293,24 @@ pub(super) fn sole(file: File) -> io::Result<File> {
 }
 
 /// The tree's depth is the kernel's own limit, so the recursion is bounded.
-fn sweep_below(path: &Path) -> usize {
+fn sweep_below(path: &Path, keep: &[u64]) -> usize {
     let Ok(entries) = fs::read_dir(path) else { return 0 };
     let mut gone = 0_usize;
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            gone = gone.saturating_add(sweep_below(&entry.path()));
+            gone = gone.saturating_add(sweep_below(&entry.path(), keep));
             // A cgroup in use refuses to go; that is the wanted test.
-            if fs::remove_dir(entry.path()).is_ok() {
+            if !is_kept(&entry.path(), keep) && fs::remove_dir(entry.path()).is_ok() {
                 gone = gone.saturating_add(1);
             }
         }
     }
     gone
+}
+
+/// Whether a cgroup must stay: one that is made anew under the same name has another id, and would not be quarantined.
+fn is_kept(path: &Path, keep: &[u64]) -> bool {
+    fs::metadata(path).map_or(true, |facts| keep.contains(&facts.ino()))
 }
 
 /// The name of a run, as launchers make it: sixteen hexadecimal digits.
@@ -313,9 +380,11 @@ mod tests {
         // A file stands for what keeps a cgroup from being removed.
         fs::write(used.join("busy"), "").unwrap();
         let group = Cgroup { path: root.clone(), id: 1 };
-        assert_eq!(group.sweep_runs(SystemTime::UNIX_EPOCH), 0, "a fresh run was swept");
+        assert_eq!(group.sweep_runs(SystemTime::UNIX_EPOCH, &[]), 0, "a fresh run was swept");
         let later = fs::metadata(&old).unwrap().modified().unwrap() + std::time::Duration::from_secs(1);
-        assert_eq!(group.sweep_runs(later), 1);
+        let kept = fs::metadata(&old).unwrap().ino();
+        assert_eq!(group.sweep_runs(later, &[kept]), 0, "a run that must stay was swept");
+        assert_eq!(group.sweep_runs(later, &[]), 1);
         assert!(!old.exists() && used.exists() && unit.exists());
         fs::remove_dir_all(root).unwrap();
     }

@@ -13,6 +13,8 @@ pub struct Origin {
     pub destination: SocketAddr,
     /// Cgroup of the process.
     pub cgroup_id: u64,
+    /// The cgroup right below the agents' parent that the process is in.
+    pub account: u64,
     /// Process id (thread group).
     pub pid: u32,
     /// User id.
@@ -29,6 +31,7 @@ impl Origin {
         Self {
             destination: SocketAddr::new(address(stamp.address), stamp.port),
             cgroup_id: stamp.cgroup_id,
+            account: stamp.account,
             pid: stamp.pid,
             uid: stamp.uid,
             connected_ns: stamp.connected_ns,

@@ -11,18 +11,21 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use proxy_common::account::{ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS};
 use proxy_common::scope::Scope;
 
-use super::Settings;
+use super::accounts::Accounts;
 use super::cgroup::{Cgroup, Tree};
 use super::error::InterceptError;
 use super::events::{Counters, Events};
 use super::listener::Listener;
-use super::maps::{SCOPES, Tables};
+use super::maps::{self, SCOPES, Tables};
 use super::pins::{self, Pins};
-use super::programs::{self, ACCEPTED, GUARDS, ProgramStatus};
+use super::programs::{self, ACCEPTED, GUARDS, Hook, ProgramStatus, SENTINEL};
 use super::sys;
+use super::{Sentinel, Settings};
 
 /// What the daemon's own cgroup is called, after the agents' parent.
 const DAEMON_SUFFIX: &str = "-daemon";
@@ -35,6 +38,7 @@ pub struct Guard {
     tables: Tables,
     parent: Cgroup,
     daemon: Cgroup,
+    sentinel: Sentinel,
     /// Held so that the programs outlive an unmounted bpffs.
     _links: Vec<OwnedFd>,
     /// Held so that no other daemon guards the same agents, or retires these pins.
@@ -57,19 +61,22 @@ impl Guard {
         let claims = [pins.claim()?, parent.claim()?];
         let tables = Tables::in_directory(&pins.maps());
         let generation = pins.generation(programs::OBJECT, parent.id());
+        let about = Parent { cgroup_id: parent.id(), level: tree.level(&parent), flags: 0 };
         let mut links = match take_over(&generation, &parent, &tables) {
             Some(links) => {
                 tracing::info!(pins = %generation.display(), "took over the guard in place");
-                open_scope(&tables, settings.port)?;
+                open_scope(&tables, about, settings)?;
                 links
             }
-            None => attach_all(&pins, &tables, &generation, &parent, settings.port)?,
+            None => attach_all(&pins, &tables, &generation, (&parent, about), settings)?,
         };
-        links.push(follow(&tables, &generation, &daemon)?);
+        links.push(follow(&tables, &generation, (ACCEPTED, &daemon))?);
+        links.extend(watch_sockets(&tables, &generation, &tree, settings.sentinel)?);
         pins.retire_others(&generation)?;
-        let gone = parent.sweep();
+        let gone = parent.sweep(&Accounts::open(&tables)?.quarantined()?);
         tracing::info!(parent = %parent.path().display(), swept = gone, "agents are guarded");
-        Ok(Self { port: settings.port, generation, tables, parent, daemon, _links: links, _claims: claims })
+        let (port, sentinel) = (settings.port, settings.sentinel);
+        Ok(Self { port, generation, tables, parent, daemon, sentinel, _links: links, _claims: claims })
     }
 
     /// Opens the proxy's port. Needs a tokio runtime.
@@ -104,11 +111,26 @@ impl Guard {
         Ok(self.tables.flows()?.keys().filter(Result::is_ok).count())
     }
 
+    /// Removes the cgroups of runs that are over and were made before `before`; returns how many are gone.
+    ///
+    /// # Errors
+    /// When it cannot be told which must stay.
+    pub fn sweep_runs(&self, before: SystemTime) -> Result<usize, InterceptError> {
+        Ok(self.parent.sweep_runs(before, &self.accounts()?.quarantined()?))
+    }
+
+    /// The kernel's counts per agent, and the switch that stops one.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened.
+    pub fn accounts(&self) -> Result<Accounts, InterceptError> {
+        Accounts::open(&self.tables)
+    }
+
     /// What the kernel says about every program now.
     #[must_use]
     pub fn effective(&self) -> Vec<ProgramStatus> {
-        GUARDS
-            .into_iter()
+        needed(self.sentinel)
             .map(|hook| programs::status(hook, &self.parent, &self.generation))
             .chain([programs::status(ACCEPTED, &self.daemon, &self.generation)])
             .collect()
@@ -135,7 +157,7 @@ impl Guard {
 pub fn effective(settings: &Settings, target: &Cgroup) -> Result<Vec<ProgramStatus>, InterceptError> {
     let generations = Pins::new(&settings.pin_dir).generations()?;
     let read = |generation: &Path| -> Vec<ProgramStatus> {
-        GUARDS.into_iter().map(|hook| programs::status(hook, target, generation)).collect()
+        needed(settings.sentinel).map(|hook| programs::status(hook, target, generation)).collect()
     };
     let mut best = read(&settings.pin_dir);
     for generation in generations {
@@ -160,7 +182,7 @@ pub fn uninstall(settings: &Settings) -> Result<(), InterceptError> {
     let tree = Tree::find()?;
     for place in [settings.parent.clone(), daemon_place(&settings.parent)] {
         if let Ok(cgroup) = tree.open(&place) {
-            let _gone = cgroup.sweep();
+            let _gone = cgroup.sweep(&[]);
             if let Err(problem) = cgroup.remove() {
                 tracing::info!(%problem, "left a cgroup that is in use");
             }
@@ -175,6 +197,7 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
     let whole = links.len() == GUARDS.len()
         && GUARDS.into_iter().all(|hook| programs::status(hook, parent, generation).effective)
         && tables.sockets().is_ok()
+        && Accounts::open(tables).is_ok()
         && tables.events().is_ok()
         && tables.counters().is_ok();
     whole.then_some(links)
@@ -184,11 +207,11 @@ fn attach_all(
     pins: &Pins,
     tables: &Tables,
     generation: &Path,
-    parent: &Cgroup,
-    port: u16,
+    (parent, about): (&Cgroup, Parent),
+    settings: &Settings,
 ) -> Result<Vec<OwnedFd>, InterceptError> {
     let mut object = programs::load(tables)?;
-    open_scope(tables, port)?;
+    open_scope(tables, about, settings)?;
     let staging = pins.stage()?;
     let mut links = Vec::with_capacity(GUARDS.len());
     for hook in GUARDS {
@@ -208,32 +231,70 @@ fn attach_all(
     }
 }
 
-/// Attaches the daemon's side to its cgroup, which a service manager may have made anew since the last start.
-fn follow(tables: &Tables, generation: &Path, daemon: &Cgroup) -> Result<OwnedFd, InterceptError> {
-    if let Some(link) = programs::reopen(ACCEPTED, daemon, generation)
-        && programs::status(ACCEPTED, daemon, generation).effective
+/// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
+fn follow(
+    tables: &Tables,
+    generation: &Path,
+    (hook, cgroup): (Hook, &Cgroup),
+) -> Result<OwnedFd, InterceptError> {
+    if let Some(link) = programs::reopen(hook, cgroup, generation)
+        && programs::status(hook, cgroup, generation).effective
     {
         return Ok(link);
     }
-    let (name, _) = ACCEPTED;
+    let (name, _) = hook;
     let old = generation.join(name);
     if old.exists() {
         pins::remove(&old)?;
     }
-    programs::attach(&mut programs::load(tables)?, ACCEPTED, daemon, generation)
+    programs::attach(&mut programs::load(tables)?, hook, cgroup, generation)
 }
 
-/// Tells the programs where the proxy of this network namespace is.
-fn open_scope(tables: &Tables, port: u16) -> Result<(), InterceptError> {
+/// Attaches the sentinel to the root of the tree, or takes it away.
+fn watch_sockets(
+    tables: &Tables,
+    generation: &Path,
+    tree: &Tree,
+    sentinel: Sentinel,
+) -> Result<Vec<OwnedFd>, InterceptError> {
+    let root = tree.root()?;
+    match sentinel {
+        Sentinel::On => SENTINEL.into_iter().map(|hook| follow(tables, generation, (hook, &root))).collect(),
+        Sentinel::Off => {
+            let pinned = SENTINEL.into_iter().map(|(name, _)| generation.join(name));
+            pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The programs that must run for an agent.
+fn needed(sentinel: Sentinel) -> impl Iterator<Item = Hook> {
+    let root: &[Hook] = match sentinel {
+        Sentinel::On => &SENTINEL,
+        Sentinel::Off => &[],
+    };
+    GUARDS.into_iter().chain(root.iter().copied())
+}
+
+/// Tells the programs whom they guard and where the proxy of this network namespace is.
+fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(), InterceptError> {
+    let failed = |map, source| InterceptError::Map { map, source: Box::new(source) };
+    let mut parent = tables.parent()?;
+    let known = parent.get(&0, 0).map_err(|source| failed(maps::PARENT, source))?;
+    let watch = match settings.sentinel {
+        Sentinel::On => WATCH_SOCKETS,
+        Sentinel::Off => 0,
+    };
+    // A quarantine outlives the daemon that was told of it.
+    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch, ..about };
+    parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
     let probe = TcpListener::bind(("127.0.0.1", 0));
     let cookie = probe
         .and_then(|socket| sys::netns_cookie(&socket))
         .map_err(|source| InterceptError::Kernel { action: "identify the network namespace", source })?;
-    let scope = Scope { proxy_port: port, reserved: [0; 3] };
-    tables
-        .scopes()?
-        .insert(cookie, scope, 0)
-        .map_err(|source| InterceptError::Map { map: SCOPES, source: Box::new(source) })
+    let scope = Scope { proxy_port: settings.port, reserved: [0; 3] };
+    tables.scopes()?.insert(cookie, scope, 0).map_err(|source| failed(SCOPES, source))
 }
 
 /// The daemon's own cgroup: where it is, unless that is the root or among the agents.

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage};
+use proxy_common::account::{Account, Parent};
 use proxy_common::flow::{FlowKey, Stamp};
 use proxy_common::scope::Scope;
 
@@ -16,8 +17,11 @@ pub(super) const SCOPES: &str = "SCOPES";
 pub(super) const EVENTS: &str = "EVENTS";
 pub(super) const COUNTERS: &str = "COUNTERS";
 pub(super) const FLOWS: &str = "FLOWS";
+pub(super) const PARENT: &str = "PARENT";
+pub(super) const ACCOUNTS: &str = "ACCOUNTS";
+pub(super) const QUARANTINED: &str = "QUARANTINED";
 /// Every table of the object; each is pinned.
-pub(super) const ALL: [&str; 5] = [SOCKETS, FLOWS, SCOPES, EVENTS, COUNTERS];
+pub(super) const ALL: [&str; 8] = [SOCKETS, FLOWS, SCOPES, PARENT, ACCOUNTS, QUARANTINED, EVENTS, COUNTERS];
 
 /// Opens the tables pinned in one directory.
 #[derive(Debug, Clone)]
@@ -45,6 +49,18 @@ impl Tables {
 
     pub(super) fn scopes(&self) -> Result<HashMap<MapData, u64, Scope>, InterceptError> {
         self.open(SCOPES, HashMap::try_from)
+    }
+
+    pub(super) fn parent(&self) -> Result<Array<MapData, Parent>, InterceptError> {
+        self.open(PARENT, Array::try_from)
+    }
+
+    pub(super) fn accounts(&self) -> Result<HashMap<MapData, u64, Account>, InterceptError> {
+        self.open(ACCOUNTS, HashMap::try_from)
+    }
+
+    pub(super) fn quarantined(&self) -> Result<HashMap<MapData, u64, u32>, InterceptError> {
+        self.open(QUARANTINED, HashMap::try_from)
     }
 
     pub(super) fn events(&self) -> Result<RingBuf<MapData>, InterceptError> {

@@ -6,9 +6,10 @@
 //! Refuses: a connection without a stamp (reset), a proxy port the kernel could hand to somebody else, a pin
 //! directory that is not on bpffs. Loop exclusion is by cgroup: the daemon must live outside the agents' parent.
 //! Known limits: the host's network namespace only; datagrams are denied, DNS included; a process that others
-//! moved into the tree keeps the sockets it had (start agents with `chaperone run`); unix sockets are not seen.
+//! moved into the tree keeps the connections it had (start agents with `chaperone run`); unix sockets are not seen.
 //! This is the only room with unsafe code, all of it in `sys`.
 
+mod accounts;
 mod cgroup;
 mod destination;
 mod error;
@@ -22,6 +23,7 @@ mod sys;
 
 use std::path::PathBuf;
 
+pub use accounts::{AccountCounts, Accounts};
 pub use cgroup::{Cgroup, Tree};
 pub use destination::Origin;
 pub use error::InterceptError;
@@ -32,6 +34,15 @@ pub use programs::ProgramStatus;
 pub use proxy_common::event::Reason;
 pub use sys::close_descriptors_on_exec;
 
+/// Whether agents are kept from sockets that were opened before they were agents, or that others passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sentinel {
+    /// Yes: every process's `connect` and `sendmsg` on the host runs one comparison more.
+    On,
+    /// No: nothing is attached to the root of the tree.
+    Off,
+}
+
 /// What is captured and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -41,4 +52,6 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// TCP port of the proxy on 127.0.0.1 and ::1; below the ephemeral range.
     pub port: u16,
+    /// Whether programs on the root of the tree keep agents from sockets that were made outside.
+    pub sentinel: Sentinel,
 }

@@ -39,6 +39,10 @@ pub(super) const GUARDS: [Hook; 12] = [
     ("agent_connect6", 11),
 ];
 
+/// Programs on the root of the tree, where every process's sockets meet them.
+pub(super) const SENTINEL: [Hook; 4] =
+    [("sentinel_conn4", 10), ("sentinel_conn6", 11), ("sentinel_send4", 14), ("sentinel_send6", 15)];
+
 /// The program on the daemon's own cgroup.
 pub(super) const ACCEPTED: Hook = ("accepted", 3);
 

@@ -114,6 +114,9 @@ pub struct Evidence {
     pub cgroup: String,
     /// Cgroup id.
     pub cgroup_id: u64,
+    /// Id of the cgroup right below the agents' parent, under which the kernel counts.
+    #[serde(default)]
+    pub account: u64,
     /// Parents, nearest first; at most eight.
     pub parents: Vec<Ancestor>,
     /// Reasoning step as the launcher stated it: a hint, never an authority.

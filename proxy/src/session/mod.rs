@@ -5,11 +5,13 @@
 //! `connection_refused`.
 
 mod lanes;
+mod quarantine;
 mod registry;
 mod run;
 mod targets;
 
 pub use lanes::Lanes;
+pub use quarantine::{QUARANTINED, Quarantine};
 pub use registry::{Registry, Summary};
 pub use run::{Arrival, Sessions};
 pub use targets::{LOOKUP_EVERY, Targets};

@@ -85,6 +85,13 @@ impl Registry {
         self.0.lock().len()
     }
 
+    /// Ends every session of an agent; returns how many.
+    pub fn kill_all(&self, agent: &AgentName, why: &str) -> usize {
+        let entries = self.0.lock();
+        let theirs = entries.values().filter(|entry| entry.summary.agent == *agent);
+        theirs.filter(|entry| entry.kill.send(Some(why.to_owned())).is_ok()).count()
+    }
+
     /// Ends a session with a reason that its agent is told. False if there is none of that id.
     #[must_use]
     pub fn kill(&self, id: SessionId, why: &str) -> bool {

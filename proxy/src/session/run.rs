@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tracing::Instrument;
 
 use super::lanes::Lanes;
+use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
 use super::targets::Targets;
 use crate::clock::Clock;
@@ -47,6 +48,8 @@ pub struct Sessions {
     pub gate: Gate,
     /// Open sessions.
     pub registry: Registry,
+    /// Agents that are stopped.
+    pub quarantine: Quarantine,
     /// Time.
     pub clock: Clock,
     /// The threads sessions run on.
@@ -64,7 +67,7 @@ impl Sessions {
         if let Err(error) = self.lanes.run(&self.shutdown, stream, session) {
             tracing::error!(pid = origin.pid, %destination, %error, "connection refused: its socket cannot be watched");
             let reason = format!("its socket cannot be watched: {error}");
-            self.gate.turned_away(&Turned { destination, known: None, reason });
+            self.gate.turned_away(&Turned { destination, account: origin.account, known: None, reason });
         }
     }
 
@@ -76,6 +79,7 @@ impl Sessions {
                 tracing::warn!(pid = origin.pid, %destination, %error, "connection refused: unknown process");
                 return self.gate.turned_away(&Turned {
                     destination,
+                    account: origin.account,
                     known: None,
                     reason: error.to_string(),
                 });
@@ -94,9 +98,13 @@ impl Sessions {
     /// The session's fixed facts and who speaks its protocol.
     fn session(&self, identified: Identified, destination: SocketAddr) -> Result<Admitted, Box<Turned>> {
         let Identified { agent, evidence } = identified;
+        let account = evidence.account;
         let refuse = |reason: &str, known| {
-            Box::new(Turned { destination, known: Some(known), reason: reason.to_owned() })
+            Box::new(Turned { destination, account, known: Some(known), reason: reason.to_owned() })
         };
+        if self.quarantine.holds(&agent) {
+            return Err(refuse("the agent is quarantined", (agent, evidence)));
+        }
         let Some(resource) = self.targets.at(destination) else {
             return Err(refuse("no resource is registered at this address", (agent, evidence)));
         };
@@ -123,6 +131,10 @@ impl Sessions {
         }
         let span = tracing::info_span!("session", id = %session.id, agent = %session.agent, resource = %session.resource.name);
         let (seat, killed) = self.registry.enter(&session);
+        // A quarantine that came between the question and the registry found no session to end.
+        if self.quarantine.holds(&session.agent) {
+            self.registry.kill_all(&session.agent, QUARANTINED);
+        }
         let (door, closing) = self.gate.door(Arc::clone(&session));
         let incoming = Incoming::new(Box::new(stream), door, killed, self.shutdown.clone());
         let SessionEnd { why, bytes_in, bytes_out, fault } =

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use chaperone::cli::run;
 use chaperone::identity::Steps;
-use chaperone::intercept::{Guard, Settings, Tree, uninstall};
+use chaperone::intercept::{Guard, Sentinel, Settings, Tree, uninstall};
 
 fn main() -> Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
@@ -28,6 +28,7 @@ fn launch() -> Result<ExitCode> {
         parent: of("LAUNCH_PARENT")?.into(),
         pin_dir: of("LAUNCH_PINS")?.into(),
         port: of("LAUNCH_PORT")?.parse()?,
+        sentinel: Sentinel::Off,
     };
     let uid = of("LAUNCH_UID")?;
     let args = run::Args {
@@ -37,7 +38,7 @@ fn launch() -> Result<ExitCode> {
         command: ["python3".into(), "-c".into(), of("LAUNCH_SCRIPT")?.into()].into(),
     };
     let code = {
-        let steps = Steps::new(Path::new(&of("LAUNCH_RUNTIME")?), &settings.parent);
+        let steps = Steps::new(&Path::new(&of("LAUNCH_RUNTIME")?).join("steps"), &settings.parent);
         run::run(args, &settings, &steps)?
     };
     println!("launcher ended: {code:?}");
@@ -49,7 +50,8 @@ fn mount() -> Result<()> {
     let name = format!("chaperone-test-{}", std::process::id());
     let home = Tree::find()?.own()?;
     let pin_dir: PathBuf = Path::new("/sys/fs/bpf").join(&name);
-    let settings = Settings { parent: name.into(), pin_dir, port: of("LAUNCH_PORT")?.parse()? };
+    let settings =
+        Settings { parent: name.into(), pin_dir, port: of("LAUNCH_PORT")?.parse()?, sentinel: Sentinel::Off };
     let guard = Guard::install(&settings);
     let effective = guard.as_ref().is_ok_and(|guard| guard.effective().iter().all(|status| status.effective));
     Tree::find()?.open(&home)?.admit(std::process::id())?;

@@ -1,0 +1,54 @@
+//! What the kernel programs know of the agents' parent, and what they count for each agent below it.
+//!
+//! An account is a cgroup right below the parent: the folder of an agent's runs, or a unit. Root alone can make one, so no
+//! agent can make accounts. Counts only grow, from the moment the table is made.
+//! INVARIANT: a connection is sent to the proxy only after it was counted, so what the daemon records can be checked
+//! against the kernel.
+
+/// The agents' parent cgroup, as the programs must know it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// Its id.
+    pub cgroup_id: u64,
+    /// Its depth below the root of the tree, which has depth 0.
+    pub level: u32,
+    /// [`ANY_QUARANTINED`] and [`SENTINEL`].
+    pub flags: u32,
+}
+
+/// Some cgroup is quarantined: packets must be checked too.
+pub const ANY_QUARANTINED: u32 = 1;
+/// Tasks below the parent may not use sockets that were made outside.
+pub const SENTINEL: u32 = 2;
+
+/// Counts of one account; the key is the cgroup's id.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Account {
+    /// Connections sent to the proxy.
+    pub redirected: u64,
+    /// Connections whose stamp reached a socket of the proxy.
+    pub delivered: u64,
+    /// Connections that ended before the proxy had them: nobody listened, or the agent gave up.
+    pub unanswered: u64,
+    /// Sockets, connections and datagrams denied.
+    pub denied: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+}
+
+const _: () = assert!(size_of::<Parent>() == 16);
+const _: () = assert!(size_of::<Account>() == 40);
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "marker for aya's maps")]
+// SAFETY: `repr(C)`, no padding (size asserted above), every bit pattern is a value.
+// JUSTIFICATION: aya hands map values out only for types that carry this marker.
+unsafe impl aya::Pod for Parent {}
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "marker for aya's maps")]
+// SAFETY: `repr(C)`, no padding (size asserted above), every bit pattern is a value.
+// JUSTIFICATION: aya hands map values out only for types that carry this marker.
+unsafe impl aya::Pod for Account {}
