@@ -34,7 +34,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "chaperone-tests",
         "--bins",
     ]))?;
-    shell::announce("run the demo as root", "it loads kernel programs and makes cgroups", "about a minute");
+    shell::announce(
+        "run the demo (root step)",
+        "it loads kernel programs and makes cgroups",
+        "about a minute",
+    );
     leftovers::adopt_orphans()?;
     let before = leftovers::Snapshot::take()?;
     let mut demo = shell::as_root("env")?;

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     shell::run(shell::cargo()?.args(["test", "--workspace", "--no-run"]))?;
     if !shell::is_root() {
         shell::announce(
-            "run the tests as root (root step: sudo)",
+            "run the tests (root step)",
             "they load kernel programs and make cgroups",
             "a few minutes",
         );

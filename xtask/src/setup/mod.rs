@@ -16,7 +16,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::{paths, shell};
+use crate::shell;
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
@@ -82,7 +82,7 @@ fn looks(args: &Args) -> Vec<Look> {
     all
 }
 
-/// Stops with one sentence unless this machine can run the kernel part.
+/// Stops with one sentence unless this machine and this user can run the kernel part, before anything long starts.
 pub(crate) fn require_kernel() -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let has_cgroup2 = mounts.lines().any(|line| line.contains(" - cgroup2 "));
@@ -94,8 +94,5 @@ pub(crate) fn require_kernel() -> Result<()> {
             "a kernel with BPF and type information (CONFIG_DEBUG_INFO_BTF, 5.15 or later)".to_owned()
         ));
     }
-    if !shell::is_root() && paths::find_program("sudo").is_none() {
-        bail!(Missing("root, to load kernel programs: run as root, or install sudo".to_owned()));
-    }
-    Ok(())
+    shell::require_root()
 }

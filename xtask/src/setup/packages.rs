@@ -82,6 +82,7 @@ fn install(names: &[&str]) -> Result<()> {
             names.join(" ")
         )));
     }
+    shell::require_root()?;
     shell::run(shell::as_root("apt-get")?.arg("update"))?;
     // RUNLEVEL=1 asks Debian's packages not to start a server of their own; ours are started by the tests.
     let mut apt = shell::as_root("env")?;
