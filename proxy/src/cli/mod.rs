@@ -11,10 +11,13 @@ pub mod live;
 pub mod policy;
 pub mod run;
 
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::unistd::Uid;
 
 use crate::config::Config;
 use crate::control::{Answer, Call, Client, ControlError};
@@ -103,8 +106,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("chaperone: {error:#}");
-            let lacking = error.downcast_ref::<ControlError>().is_some();
+            eprintln!("chaperone: {}", told(error.as_ref()));
+            let lacking = error.downcast_ref::<ControlError>().is_some() || needs_root(error.as_ref());
             ExitCode::from(if lacking { LACKING } else { FAILED })
         }
     }
@@ -144,7 +147,64 @@ fn refused(answer: &Answer) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
+/// An error with its causes, each said once, and with what would help when it is only that we are not root.
+fn told(error: &(dyn Error + 'static)) -> String {
+    let advice = if needs_root(error) { "; run this as root" } else { "" };
+    format!("{}{advice}", with_causes(error))
+}
+
+/// An error with its causes. Some messages hold their cause's words already; those are not said twice.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error).skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// True if the system refused something that it would not refuse root.
+fn needs_root(error: &(dyn Error + 'static)) -> bool {
+    let refused = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+    refused && !Uid::effective().is_root()
+}
+
+/// The error itself, its cause, that one's cause, and so on.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| error.source())
+}
+
 /// Makes text safe for a terminal: what an agent wrote must not move the cursor.
 fn shown(text: &str) -> String {
     crate::approval::inert(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open `x`: {source}")]
+    struct Outer {
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_cause_that_the_message_holds_is_not_said_again() {
+        let outer = Outer { source: io::Error::other("no room") };
+        assert_eq!(with_causes(&outer), "cannot open `x`: no room");
+        let wrapped = anyhow::Error::from(outer).context("could not start");
+        assert_eq!(with_causes(wrapped.as_ref()), "could not start: cannot open `x`: no room");
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_system_asks_for_root() {
+        let refused = Outer { source: io::ErrorKind::PermissionDenied.into() };
+        assert_eq!(needs_root(&refused), !Uid::effective().is_root());
+        assert!(!needs_root(&Outer { source: io::ErrorKind::NotFound.into() }));
+    }
 }
