@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::{setup, shell};
+use crate::{paths, setup, shell};
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
@@ -25,5 +25,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.release {
         build.arg("--release");
     }
-    shell::run(&mut build)
+    shell::run(&mut build)?;
+    let profile = if args.release { "release" } else { "debug" };
+    println!("built {}", paths::built(profile, "chaperone")?.display());
+    Ok(())
 }
