@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{ConfigFile, needs_root, print_json, with_causes};
 use crate::config::{Config, ConfigError};
 use crate::control::{Answer, Call, Client};
-use crate::intercept;
+use crate::intercept::{self, InterceptError};
 
 /// Options of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -112,10 +112,10 @@ fn guard(config: &Config) -> Vec<Finding> {
     let programs = match found {
         Ok(programs) => programs,
         Err(error) => {
-            let fix = if needs_root(&error) {
-                "run this as root"
-            } else {
-                "start `chaperone daemon` as root; it installs the guard"
+            let fix = match &error {
+                InterceptError::NoCgroup2 => "mount it; systemd does so where it uses the unified hierarchy",
+                error if needs_root(error) => "run this as root",
+                _ => "start `chaperone daemon` as root; it installs the guard",
             };
             return vec![Finding::bad("guard", with_causes(&error), fix)];
         }

@@ -21,6 +21,7 @@ use nix::unistd::Uid;
 
 use crate::config::Config;
 use crate::control::{Answer, Call, Client, ControlError};
+use crate::intercept::InterceptError;
 
 /// Found bad, or refused.
 const FAILED: u8 = 1;
@@ -107,8 +108,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("chaperone: {}", told(error.as_ref()));
-            let lacking = error.downcast_ref::<ControlError>().is_some() || needs_root(error.as_ref());
-            ExitCode::from(if lacking { LACKING } else { FAILED })
+            ExitCode::from(if is_lack(error.as_ref()) { LACKING } else { FAILED })
         }
     }
 }
@@ -165,6 +165,17 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// True if it failed for what this machine or this account lacks: a daemon, root, a file system of the kernel.
+fn is_lack(error: &(dyn Error + 'static)) -> bool {
+    let lacks = |cause: &(dyn Error + 'static)| {
+        cause.is::<ControlError>()
+            || cause.downcast_ref::<InterceptError>().is_some_and(|error| {
+                matches!(error, InterceptError::NoCgroup2 | InterceptError::Bpffs { .. })
+            })
+    };
+    needs_root(error) || causes(error).any(lacks)
+}
+
 /// True if the system refused something that it would not refuse root.
 fn needs_root(error: &(dyn Error + 'static)) -> bool {
     let refused = causes(error)
@@ -199,6 +210,15 @@ mod tests {
         assert_eq!(with_causes(&outer), "cannot open `x`: no room");
         let wrapped = anyhow::Error::from(outer).context("could not start");
         assert_eq!(with_causes(wrapped.as_ref()), "could not start: cannot open `x`: no room");
+    }
+
+    #[test]
+    fn a_missing_file_system_of_the_kernel_is_a_lack_and_a_taken_port_is_not() {
+        let daemon = |error: InterceptError| anyhow::Error::from(crate::daemon::DaemonError::from(error));
+        assert!(is_lack(daemon(InterceptError::NoCgroup2).as_ref()));
+        let source = io::ErrorKind::AddrInUse.into();
+        let taken = InterceptError::Listen { address: ([127, 0, 0, 1], 15_432).into(), source };
+        assert!(!is_lack(daemon(taken).as_ref()));
     }
 
     #[test]
