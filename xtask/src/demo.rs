@@ -20,7 +20,7 @@ pub(crate) struct Args {
 /// Sets up, builds, shows.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require_kernel()?;
-    setup::run(&setup::Args { no_install: args.no_install, ci: false })?;
+    setup::run_for(setup::Purpose::Demo, args.no_install)?;
     shell::announce(
         "build the daemon and the demo",
         "from this clone, as you",

@@ -19,7 +19,7 @@ pub(crate) struct Args {
 
 /// Checks the tools, then builds.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::run(&setup::Args { no_install: args.no_install, ci: false })?;
+    setup::run_for(setup::Purpose::Build, args.no_install)?;
     let mut build = shell::cargo()?;
     build.args(["build", "--package", "chaperone"]);
     if args.release {

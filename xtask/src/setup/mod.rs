@@ -28,6 +28,19 @@ pub(crate) struct Args {
     pub(crate) ci: bool,
 }
 
+/// What for; each of these needs all that the ones before it need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Building the program.
+    Build,
+    /// The demo: the server and two clients.
+    Demo,
+    /// Tests and benchmark: everything but what only the full check needs.
+    Test,
+    /// The full check.
+    Ci,
+}
+
 /// Something the machine lacks; ends the program with 3.
 #[derive(Debug)]
 pub(crate) struct Missing(pub(crate) String);
@@ -49,13 +62,18 @@ struct Step {
     install: Box<dyn FnOnce() -> Result<()>>,
 }
 
-/// Finds everything that is missing and installs it, or lists it.
+/// Finds everything that tests (and the full check) miss and installs it, or lists it.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    run_for(if args.ci { Purpose::Ci } else { Purpose::Test }, args.no_install)
+}
+
+/// The same for less: who wants to see the demo need not install what only tests use.
+pub(crate) fn run_for(purpose: Purpose, no_install: bool) -> Result<()> {
     let mut failed = Vec::new();
     // Each round looks anew: the linker, for one, can only be judged once the nightly is there.
-    for look in looks(args) {
-        for step in look()? {
-            if args.no_install {
+    for look in looks(purpose) {
+        for step in look(purpose)? {
+            if no_install {
                 eprintln!("missing: {}\n    why: {}\n    takes: {}", step.what, step.why, step.takes);
                 failed.push(step.what);
                 continue;
@@ -72,12 +90,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bail!(Missing(format!("{} step(s) of `cargo xtask setup`, listed above", failed.len())));
 }
 
-type Look = fn() -> Result<Vec<Step>>;
+type Look = fn(Purpose) -> Result<Vec<Step>>;
 
-fn looks(args: &Args) -> Vec<Look> {
-    let mut all: Vec<Look> = vec![packages::look, rust::look, linker::look, clients::look];
-    if args.ci {
-        all.push(tools::look);
+fn looks(purpose: Purpose) -> Vec<Look> {
+    let mut all: Vec<Look> = vec![packages::look, |_| rust::look(), |_| linker::look()];
+    if purpose >= Purpose::Test {
+        all.push(|_| clients::look());
+    }
+    if purpose >= Purpose::Ci {
+        all.push(|_| tools::look());
     }
     all
 }
