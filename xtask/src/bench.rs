@@ -50,7 +50,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "--bins",
     ]))?;
     let minutes = f64::from(*seconds) * 27.0 / 60.0 + 3.0;
-    shell::announce("measure as root", "it loads kernel programs", &format!("about {minutes:.0} minutes"));
+    shell::announce(
+        "measure (root step)",
+        "it loads kernel programs",
+        &format!("about {minutes:.0} minutes"),
+    );
     leftovers::adopt_orphans()?;
     let before = leftovers::Snapshot::take()?;
     let mut bench = shell::as_root("env")?;

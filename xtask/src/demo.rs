@@ -20,7 +20,7 @@ pub(crate) struct Args {
 /// Sets up, builds, shows.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::require_kernel()?;
-    setup::run(&setup::Args { no_install: args.no_install, ci: false })?;
+    setup::run_for(setup::Purpose::Demo, args.no_install)?;
     shell::announce(
         "build the daemon and the demo",
         "from this clone, as you",
@@ -34,7 +34,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "chaperone-tests",
         "--bins",
     ]))?;
-    shell::announce("run the demo as root", "it loads kernel programs and makes cgroups", "about a minute");
+    shell::announce(
+        "run the demo (root step)",
+        "it loads kernel programs and makes cgroups",
+        "about a minute",
+    );
     leftovers::adopt_orphans()?;
     let before = leftovers::Snapshot::take()?;
     let mut demo = shell::as_root("env")?;

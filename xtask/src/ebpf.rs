@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::{setup, shell};
+use crate::{paths, setup, shell};
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
@@ -19,11 +19,14 @@ pub(crate) struct Args {
 
 /// Checks the tools, then builds.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::run(&setup::Args { no_install: args.no_install, ci: false })?;
+    setup::run_for(setup::Purpose::Build, args.no_install)?;
     let mut build = shell::cargo()?;
     build.args(["build", "--package", "chaperone"]);
     if args.release {
         build.arg("--release");
     }
-    shell::run(&mut build)
+    shell::run(&mut build)?;
+    let profile = if args.release { "release" } else { "debug" };
+    println!("built {}", paths::built(profile, "chaperone")?.display());
+    Ok(())
 }

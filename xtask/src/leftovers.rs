@@ -1,7 +1,9 @@
 //! What tests and the demo could leave on a machine: cgroups, BPF pins, named network namespaces, mounts and
 //! temporary folders. Processes are found otherwise: the caller is their reaper (see `test.rs`).
 //!
-//! A snapshot is taken as root in a process of its own, before and after; only what is new counts.
+//! A snapshot is taken as root in a process of its own, before and after; only what is new counts, and only what has
+//! [`OURS`] in its path. Other programs of the host come and go meanwhile: what they made is told, not judged.
+//! INVARIANT: whatever tests and the demo make, or a folder above it, is named with [`OURS`].
 //! Limits: cgroups below `user.slice`, `system.slice` and `init.scope` belong to the host and are not compared.
 
 use std::collections::BTreeSet;
@@ -15,6 +17,11 @@ use crate::{paths, shell};
 
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the names of our cgroups, folders and mount points hold.
+const OURS: &str = "chaperone-";
+/// Enough of what others made to tell who they are.
+const FOREIGN_SHOWN: usize = 3;
 
 /// Everything of interest that exists at one moment.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +49,12 @@ pub(crate) fn require_none(before: &Snapshot) -> Result<()> {
     let mut left = Vec::new();
     for _ in 0..LOOKS {
         let after = Snapshot::take()?;
-        left = after.since(before).into_iter().map(str::to_owned).collect();
+        let (ours, foreign): (Vec<&str>, Vec<&str>) =
+            after.since(before).into_iter().partition(|thing| thing.contains(OURS));
+        left = ours.into_iter().map(str::to_owned).collect();
         left.extend(orphans());
         if left.is_empty() {
+            tell_foreign(&foreign);
             eprintln!(
                 "left behind: nothing (processes, cgroups, pins, namespaces, mounts, temporary folders)"
             );
@@ -53,6 +63,13 @@ pub(crate) fn require_none(before: &Snapshot) -> Result<()> {
         std::thread::sleep(PAUSE);
     }
     bail!("left behind:\n  {}", left.join("\n  "));
+}
+
+fn tell_foreign(things: &[&str]) {
+    if !things.is_empty() {
+        let some = things.iter().copied().take(FOREIGN_SHOWN).collect::<Vec<_>>().join(", ");
+        eprintln!("made by other programs meanwhile: {} thing(s), such as {some}", things.len());
+    }
 }
 
 /// Makes this process the parent of everything its children abandon, so that nothing can hide.
@@ -92,7 +109,7 @@ pub(crate) fn print() -> Result<()> {
         }
     }
     list(Path::new("/run/netns"), "network namespace", |_| true, &mut snapshot.things);
-    let ours = |name: &str| name.starts_with("chaperone-");
+    let ours = |name: &str| name.starts_with(OURS);
     list(&std::env::temp_dir(), "temporary folder", ours, &mut snapshot.things);
     println!("{}", serde_json::to_string(&snapshot)?);
     Ok(())

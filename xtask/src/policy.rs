@@ -16,7 +16,7 @@ pub(crate) struct Args {
 
 /// Builds the program and lets it test the shipped policies.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::run(&setup::Args { no_install: args.no_install, ci: false })?;
+    setup::run_for(setup::Purpose::Build, args.no_install)?;
     shell::run(shell::cargo()?.args(["build", "--package", "chaperone"]))?;
     let mut test = shell::as_user(paths::built("debug", "chaperone")?)?;
     shell::run(test.args(["policy", "test", "--dir"]).arg(paths::repository()?.join("policies")))

@@ -5,6 +5,7 @@
 //! Limits: output of started programs goes straight to the terminal; nothing is hidden or kept.
 
 use std::ffi::OsStr;
+use std::io::IsTerminal;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,11 +40,40 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     if is_root() {
         return as_user(program);
     }
-    let sudo = paths::find_program("sudo")
-        .ok_or(setup::Missing("root: run as root, or install sudo and allow it for this user".to_owned()))?;
+    let sudo = paths::find_program("sudo").ok_or_else(|| no_root("there is no sudo"))?;
     let mut command = as_user(sudo)?;
     command.arg(format!("--preserve-env={KEPT_VARIABLES}")).arg("--").arg(program);
     Ok(command)
+}
+
+/// Makes sure that the steps that need root can be done, before anything long starts: a password that `sudo` wants
+/// is asked for here, and who may not use it is told so at once.
+pub(crate) fn require_root() -> Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    let sudo = paths::find_program("sudo").ok_or_else(|| no_root("there is no sudo"))?;
+    let free = succeeds(as_user(&sudo)?.args(["-n", "--", "true"]));
+    if free {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!(no_root("sudo refuses this user, or wants a password and there is no terminal to ask at"));
+    }
+    announce(
+        "ask sudo for your password",
+        "later steps need root; each is named before it starts",
+        "as long as you type",
+    );
+    let allowed = as_user(&sudo)?.args(["--", "true"]).status().is_ok_and(|status| status.success());
+    if !allowed {
+        bail!(no_root("sudo refuses this user"));
+    }
+    Ok(())
+}
+
+fn no_root(why: &str) -> setup::Missing {
+    setup::Missing(format!("root for a few steps, and {why}: run it as root, or let this user use sudo"))
 }
 
 /// Variables that tests and the demo read and that `sudo` would drop.

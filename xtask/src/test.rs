@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     shell::run(shell::cargo()?.args(["test", "--workspace", "--no-run"]))?;
     if !shell::is_root() {
         shell::announce(
-            "run the tests as root (root step: sudo)",
+            "run the tests (root step)",
             "they load kernel programs and make cgroups",
             "a few minutes",
         );
@@ -108,6 +108,7 @@ struct Count {
     filtered: u64,
     servers: u64,
     programs: u64,
+    failures: Vec<String>,
     ended_well: bool,
 }
 
@@ -118,6 +119,8 @@ impl Count {
         if let Some(rest) = line.strip_prefix("Running ") {
             let source = rest.split(" (").next().unwrap_or_default();
             self.in_server_test = is_server_test(source);
+        } else if let Some(name) = failed_test(line) {
+            self.failures.push(name.to_owned());
         } else if line.starts_with("Doc-tests ") {
             self.in_server_test = false;
         } else if let Some(rest) = line.strip_prefix("test result: ") {
@@ -154,7 +157,9 @@ impl Count {
     /// A skip is a failure; so is a run that tested nothing real.
     fn judge(&self, narrowed: bool) -> Result<()> {
         if !self.ended_well || self.failed > 0 {
-            bail!("{} test(s) failed", self.failed);
+            // The names stand hundreds of lines above by now.
+            let names: String = self.failures.iter().map(|name| format!("\n  {name}")).collect();
+            bail!("{} test(s) failed{names}", self.failed);
         }
         if self.ignored > 0 {
             bail!("{} test(s) were ignored; a skip is a failure here", self.ignored);
@@ -167,6 +172,11 @@ impl Count {
         }
         Ok(())
     }
+}
+
+/// `test NAME ... FAILED` gives the name.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 #[cfg(test)]
@@ -223,11 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_fails_the_run() {
+    fn a_failed_test_fails_the_run_and_is_named_at_its_end() {
         let seen = count(&[
             "     Running tests/postgres.rs (x)",
+            "test rows_are_masked ... FAILED",
             "test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.31s",
         ]);
-        assert!(seen.judge(false).is_err());
+        let error = seen.judge(false).unwrap_err().to_string();
+        assert_eq!(error, "1 test(s) failed\n  rows_are_masked");
     }
 }

@@ -166,7 +166,7 @@ fn verify(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
             if args.place.json {
                 writeln!(out, "{}", bad(&error))?;
             } else {
-                writeln!(out, "BAD: {}", with_causes(&error))?;
+                writeln!(out, "BAD: {}", told(&error))?;
             }
             Ok(BAD)
         }
@@ -186,7 +186,7 @@ fn print_report(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn bad(error: &VerifyError) -> Value {
-    let mut found = json!({ "valid": false, "problem": with_causes(error) });
+    let mut found = json!({ "valid": false, "problem": told(error) });
     if let (VerifyError::Record { segment, offset, sequence, .. }, Some(fields)) =
         (error, found.as_object_mut())
     {
@@ -279,7 +279,7 @@ fn print(
             Ok(Some(printed))
         }
         Err(error) => {
-            eprintln!("{}", with_causes(&error));
+            eprintln!("{}", told(&error));
             Ok(None)
         }
     }
@@ -333,19 +333,12 @@ fn safe_json(text: &str) -> String {
 }
 
 fn unreadable(dir: &Path, error: &io::Error) -> anyhow::Result<u8> {
-    eprintln!("cannot read `{}`: {error}", dir.display());
+    eprintln!("cannot read `{}`: {}", dir.display(), super::told(error));
     Ok(UNREADABLE)
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    inert(&text)
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    inert(&super::told(error))
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

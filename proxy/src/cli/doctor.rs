@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{ConfigFile, print_json};
-use crate::config::Config;
+use super::{ConfigFile, needs_root, print_json, with_causes};
+use crate::config::{Config, ConfigError};
 use crate::control::{Answer, Call, Client};
-use crate::intercept;
+use crate::intercept::{self, InterceptError};
 
 /// Options of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ impl Finding {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let findings = match args.file.load() {
         Ok(config) => examine(&config),
-        Err(error) => vec![Finding::bad("configuration", format!("{error:#}"), "mend the lines named")],
+        Err(error) => vec![unusable(&error)],
     };
     if args.json {
         print_json(&findings)?;
@@ -67,6 +67,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let bad = findings.iter().any(|finding| !finding.good);
     Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn unusable(error: &anyhow::Error) -> Finding {
+    let fix = match error.downcast_ref::<ConfigError>() {
+        Some(ConfigError::Read { .. }) => {
+            "write it, beginning with `packaging/chaperone.toml`, or name another with `--config`"
+        }
+        Some(ConfigError::Invalid { .. }) | None => "mend the lines named",
+    };
+    Finding::bad("configuration", with_causes(error.as_ref()), fix)
 }
 
 fn examine(config: &Config) -> Vec<Finding> {
@@ -102,11 +112,12 @@ fn guard(config: &Config) -> Vec<Finding> {
     let programs = match found {
         Ok(programs) => programs,
         Err(error) => {
-            return vec![Finding::bad(
-                "guard",
-                error.to_string(),
-                "start `chaperone daemon` as root; it installs the guard",
-            )];
+            let fix = match &error {
+                InterceptError::NoCgroup2 => "mount it; systemd does so where it uses the unified hierarchy",
+                error if needs_root(error) => "run this as root",
+                _ => "start `chaperone daemon` as root; it installs the guard",
+            };
+            return vec![Finding::bad("guard", with_causes(&error), fix)];
         }
     };
     let missing: Vec<String> = programs
@@ -115,7 +126,10 @@ fn guard(config: &Config) -> Vec<Finding> {
         .map(|program| format!("{} ({})", program.name, program.detail))
         .collect();
     if missing.is_empty() {
-        vec![Finding::good("guard", format!("all {} kernel programs are effective", programs.len()))]
+        vec![Finding::good(
+            "guard",
+            format!("all {} programs at the agents' cgroup are effective", programs.len()),
+        )]
     } else {
         let seen = format!("not effective: {}", missing.join(", "));
         vec![Finding::bad(
@@ -135,7 +149,7 @@ fn daemon(config: &Config) -> Vec<Finding> {
             return vec![Finding::bad("daemon", "answers something else", "restart it: its version differs")];
         }
         Err(error) => {
-            let fix = "start it: `systemctl start chaperone`; until then agents reach nothing";
+            let fix = "start it: `systemctl start chaperone`, or `chaperone daemon`; until then agents reach nothing";
             return vec![Finding::bad("daemon", error.to_string(), fix)];
         }
     };
@@ -155,7 +169,14 @@ fn daemon(config: &Config) -> Vec<Finding> {
             }
             (_, problem) => {
                 let seen = format!("{name}: {}", problem.unwrap_or_else(|| "unidentified".to_owned()));
-                Finding::bad("identity", seen, "give the agent a fresh token in its `token_file`")
+                let has_source =
+                    config.identity.agents.iter().any(|agent| agent.name.0 == name && agent.source.is_some());
+                let fix = if has_source {
+                    "put a fresh token into its `token_file`; its issuer must answer from here"
+                } else {
+                    "add `identity` to this agent in the configuration and restart the daemon"
+                };
+                Finding::bad("identity", seen, fix)
             }
         });
     }
@@ -171,7 +192,12 @@ fn credentials(config: &Config) -> Vec<Finding> {
             Ok(_) => Finding::good("credential", format!("{name}: can be read")),
             Err(error) => {
                 let seen = format!("{name}: `{}` cannot be read: {error}", file.display());
-                Finding::bad("credential", seen, "put the password there, owned by root, mode 0600")
+                let fix = if needs_root(&error) {
+                    "run this as root"
+                } else {
+                    "put the password there, owned by root, mode 0600"
+                };
+                Finding::bad("credential", seen, fix)
             }
         })
         .collect()

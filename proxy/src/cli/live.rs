@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{ConfigFile, print_json, refused, shown};
-use crate::control::{Answer, Call, StatusReport};
+use crate::control::{Answer, Call, Client, StatusReport};
 use crate::model::{AgentName, SessionId};
 
 /// Options of `status`.
@@ -162,7 +162,11 @@ pub fn release(args: &Released) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When a pin cannot be removed.
 pub fn uninstall(file: &ConfigFile) -> anyhow::Result<ExitCode> {
-    crate::intercept::uninstall(&file.load()?.intercept)?;
+    let config = file.load()?;
+    crate::intercept::uninstall(&config.intercept)?;
     println!("the kernel guard is gone");
+    if Client::connect(&config.runtime_dir).is_ok() {
+        eprintln!("chaperone: a daemon still runs without it; stop it, or restart it to have the guard back");
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,13 +11,17 @@ pub mod live;
 pub mod policy;
 pub mod run;
 
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::unistd::Uid;
 
 use crate::config::Config;
 use crate::control::{Answer, Call, Client, ControlError};
+use crate::intercept::InterceptError;
 
 /// Found bad, or refused.
 const FAILED: u8 = 1;
@@ -109,9 +113,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("chaperone: {error:#}");
-            let lacking = error.downcast_ref::<ControlError>().is_some();
-            ExitCode::from(if lacking { LACKING } else { FAILED })
+            eprintln!("chaperone: {}", told(error.as_ref()));
+            ExitCode::from(if is_lack(error.as_ref()) { LACKING } else { FAILED })
         }
     }
 }
@@ -150,7 +153,84 @@ fn refused(answer: &Answer) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
+/// An error with its causes, each said once, and with what would help when it is only that we are not root.
+fn told(error: &(dyn Error + 'static)) -> String {
+    let advice = if needs_root(error) { "; run this as root" } else { "" };
+    format!("{}{advice}", with_causes(error))
+}
+
+/// An error with its causes. Some messages hold their cause's words already; those are not said twice.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error).skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// True if it failed for what this machine or this account lacks: a daemon, root, a file system of the kernel.
+fn is_lack(error: &(dyn Error + 'static)) -> bool {
+    let lacks = |cause: &(dyn Error + 'static)| {
+        cause.is::<ControlError>()
+            || cause.downcast_ref::<InterceptError>().is_some_and(|error| {
+                matches!(error, InterceptError::NoCgroup2 | InterceptError::Bpffs { .. })
+            })
+    };
+    needs_root(error) || causes(error).any(lacks)
+}
+
+/// True if the system refused something that it would not refuse root.
+fn needs_root(error: &(dyn Error + 'static)) -> bool {
+    let refused = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+    refused && !Uid::effective().is_root()
+}
+
+/// The error itself, its cause, that one's cause, and so on.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| error.source())
+}
+
 /// Makes text safe for a terminal: what an agent wrote must not move the cursor.
 fn shown(text: &str) -> String {
     crate::approval::inert(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open `x`: {source}")]
+    struct Outer {
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_cause_that_the_message_holds_is_not_said_again() {
+        let outer = Outer { source: io::Error::other("no room") };
+        assert_eq!(with_causes(&outer), "cannot open `x`: no room");
+        let wrapped = anyhow::Error::from(outer).context("could not start");
+        assert_eq!(with_causes(wrapped.as_ref()), "could not start: cannot open `x`: no room");
+    }
+
+    #[test]
+    fn a_missing_file_system_of_the_kernel_is_a_lack_and_a_taken_port_is_not() {
+        let daemon = |error: InterceptError| anyhow::Error::from(crate::daemon::DaemonError::from(error));
+        assert!(is_lack(daemon(InterceptError::NoCgroup2).as_ref()));
+        let source = io::ErrorKind::AddrInUse.into();
+        let taken = InterceptError::Listen { address: ([127, 0, 0, 1], 15_432).into(), source };
+        assert!(!is_lack(daemon(taken).as_ref()));
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_system_asks_for_root() {
+        let refused = Outer { source: io::ErrorKind::PermissionDenied.into() };
+        assert_eq!(needs_root(&refused), !Uid::effective().is_root());
+        assert!(!needs_root(&Outer { source: io::ErrorKind::NotFound.into() }));
+    }
 }

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow, bail};
@@ -36,7 +37,7 @@ pub struct Args {
     /// What the process is for, in the launcher's words; recorded as a hint.
     #[arg(long)]
     pub step: Option<String>,
-    /// User to run as, by name or number, with that user's group and no others.
+    /// User to run as, by name or number, with that user's group and no others, and with that user's home as `HOME`.
     #[arg(long)]
     pub uid: Option<String>,
     /// The program and its arguments.
@@ -48,9 +49,18 @@ pub struct Args {
 #[derive(Debug)]
 struct Plan<'a> {
     cgroup: &'a Cgroup,
-    user: Option<(Uid, Gid)>,
+    account: Option<Account>,
     filters: Vec<BpfProgram>,
     command: &'a [OsString],
+}
+
+/// Whom the process becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Account {
+    uid: Uid,
+    gid: Gid,
+    name: String,
+    home: PathBuf,
 }
 
 /// What a root agent keeps: ordinary file and process rights, and low ports.
@@ -128,16 +138,19 @@ pub fn launch(launch: Launch) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When the name, the user or the command cannot be used, or `exec` fails.
 pub fn run(args: Args, settings: &Settings, steps: &Steps) -> anyhow::Result<ExitCode> {
-    let user = args.uid.as_deref().map(user).transpose()?;
+    let account = args.uid.as_deref().map(account).transpose()?;
     let filters = filters().context("could not build the system call filter")?;
     let cgroup = match guarded(settings, &args.agent) {
         Ok(cgroup) => cgroup,
         Err(problem) => {
-            eprintln!("chaperone: not started, because nothing would guard it: {problem:#}");
+            eprintln!(
+                "chaperone: not started, because nothing would guard it: {}",
+                super::told(problem.as_ref())
+            );
             return Ok(ExitCode::from(3));
         }
     };
-    if user.is_none() && Uid::effective().is_root() {
+    if account.is_none() && Uid::effective().is_root() {
         eprintln!("chaperone: `{}` runs as root; give it a user of its own with `--uid`", args.agent);
     }
     if let Some(step) = &args.step {
@@ -145,7 +158,7 @@ pub fn run(args: Args, settings: &Settings, steps: &Steps) -> anyhow::Result<Exi
         let run = cgroup.path().strip_prefix(mount.mount()).context("the run's cgroup left the tree")?;
         steps.note(run, step).context("could not keep the step")?;
     }
-    Err(enter(&Plan { cgroup: &cgroup, user, filters, command: &args.command }))
+    Err(enter(&Plan { cgroup: &cgroup, account, filters, command: &args.command }))
 }
 
 /// A fresh cgroup for this run, which the kernel says is guarded by every program.
@@ -185,13 +198,17 @@ fn prepare(plan: &Plan<'_>) -> anyhow::Result<Command> {
     }
     plan.cgroup.admit(std::process::id())?;
     intercept::close_descriptors_on_exec()?;
-    give_up(plan.user)?;
+    give_up(plan.account.as_ref())?;
     prctl::set_no_new_privs().context("could not forbid new privileges")?;
     for filter in &plan.filters {
         seccompiler::apply_filter(filter).context("could not apply the system call filter")?;
     }
     let mut command = Command::new(program);
     command.args(arguments);
+    if let Some(Account { name, home, .. }) = &plan.account {
+        // Clients look for their own files at home, and the caller's are closed to this account.
+        command.env("HOME", home).env("USER", name).env("LOGNAME", name);
+    }
     Ok(command)
 }
 
@@ -206,8 +223,8 @@ fn refuse_network(stream: RawFd) -> anyhow::Result<()> {
 }
 
 /// Capabilities first, while there is the right to drop them; ids after.
-fn give_up(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
-    let kept: caps::CapsHashSet = if user.is_some() { caps::CapsHashSet::new() } else { KEPT.into() };
+fn give_up(account: Option<&Account>) -> anyhow::Result<()> {
+    let kept: caps::CapsHashSet = if account.is_some() { caps::CapsHashSet::new() } else { KEPT.into() };
     for capability in caps::runtime::thread_all_supported() {
         if !kept.contains(&capability) && caps::has_cap(None, CapSet::Bounding, capability)? {
             caps::drop(None, CapSet::Bounding, capability)
@@ -216,7 +233,7 @@ fn give_up(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
     }
     caps::clear(None, CapSet::Ambient).context("could not clear the ambient capabilities")?;
     caps::clear(None, CapSet::Inheritable).context("could not clear the inheritable capabilities")?;
-    if let Some((uid, gid)) = user {
+    if let Some(&Account { uid, gid, .. }) = account {
         setgroups(&[]).context("could not leave the supplementary groups")?;
         setgid(gid).with_context(|| format!("could not become group {gid}"))?;
         setuid(uid).with_context(|| format!("could not become user {uid}"))?;
@@ -227,19 +244,18 @@ fn give_up(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
     caps::set(None, CapSet::Permitted, &rest).context("could not reduce the permitted capabilities")
 }
 
-fn user(text: &str) -> anyhow::Result<(Uid, Gid)> {
+fn account(text: &str) -> anyhow::Result<Account> {
+    let of = |user: User| Account { uid: user.uid, gid: user.gid, name: user.name, home: user.dir };
     let known = match text.parse::<u32>() {
         Ok(number) => {
             let uid = Uid::from_raw(number);
             // A number without an account is a fine user of one's own; its group has the same number.
-            User::from_uid(uid)?.map_or((uid, Gid::from_raw(number)), |user| (user.uid, user.gid))
+            let own = || Account { uid, gid: Gid::from_raw(number), name: text.to_owned(), home: "/".into() };
+            User::from_uid(uid)?.map_or_else(own, of)
         }
-        Err(_not_a_number) => {
-            let user = User::from_name(text)?.ok_or_else(|| anyhow!("there is no user `{text}`"))?;
-            (user.uid, user.gid)
-        }
+        Err(_not_a_number) => of(User::from_name(text)?.ok_or_else(|| anyhow!("there is no user `{text}`"))?),
     };
-    if known.0.is_root() {
+    if known.uid.is_root() {
         bail!("`--uid` must name a user other than root");
     }
     Ok(known)
@@ -295,10 +311,19 @@ mod tests {
 
     #[test]
     fn root_is_not_a_user_of_ones_own() {
-        assert!(user("0").is_err());
-        assert!(user("root").is_err());
-        assert!(user("no-such-user-here").is_err());
-        assert_eq!(user("64123").unwrap(), (Uid::from_raw(64_123), Gid::from_raw(64_123)));
+        assert!(account("0").is_err());
+        assert!(account("root").is_err());
+        assert!(account("no-such-user-here").is_err());
+    }
+
+    #[test]
+    fn a_user_brings_a_home_and_a_number_without_account_has_none() {
+        let nobody = User::from_name("nobody").unwrap().unwrap();
+        assert_eq!(account("nobody").unwrap().home, nobody.dir);
+        assert_eq!(account(&nobody.uid.to_string()).unwrap(), account("nobody").unwrap());
+        let number = account("64123").unwrap();
+        assert_eq!((number.uid, number.gid), (Uid::from_raw(64_123), Gid::from_raw(64_123)));
+        assert_eq!((number.name.as_str(), number.home), ("64123", PathBuf::from("/")));
     }
 
     #[test]

@@ -79,7 +79,15 @@ impl Refusal {
     pub fn hint(&self) -> String {
         let next = match &self.kind {
             RefusalKind::Policy => "ask the operator for a policy that permits it",
-            RefusalKind::Unidentified(_) => "the agent needs a fresh token from its issuer",
+            RefusalKind::Unidentified(Unidentified::NoSource) => {
+                "ask the operator to configure an identity for this agent"
+            }
+            RefusalKind::Unidentified(Unidentified::KeysUnavailable) => {
+                "try again later; the operator must see why the issuer does not answer"
+            }
+            RefusalKind::Unidentified(
+                Unidentified::NoToken | Unidentified::Expired | Unidentified::Invalid,
+            ) => "the agent needs a fresh token from its issuer",
             RefusalKind::Person => "read the reason on the ticket before you ask again",
             RefusalKind::HoldExpired => "send the same request again once the ticket is approved",
             RefusalKind::Cancelled => "send the request again to ask once more",
@@ -114,5 +122,16 @@ mod tests {
         assert_eq!(refusal.message(), "denied by policy `no-ddl-on-prod`");
         assert!(refusal.hint().contains("ticket T-10000000"));
         assert!(refusal.hint().contains("denied-by-policy"));
+    }
+
+    #[test]
+    fn a_fresh_token_is_asked_for_only_where_it_would_help() {
+        let hint = |reason| Refusal::plain(RefusalKind::Unidentified(reason)).hint();
+        for reason in [Unidentified::NoToken, Unidentified::Expired, Unidentified::Invalid] {
+            assert!(hint(reason).contains("fresh token"));
+        }
+        for reason in [Unidentified::NoSource, Unidentified::KeysUnavailable] {
+            assert!(!hint(reason).contains("token") && hint(reason).contains("operator"));
+        }
     }
 }

@@ -13,7 +13,9 @@ use aya::maps::MapError;
 #[derive(Debug, thiserror::Error)]
 pub enum InterceptError {
     /// The host has no cgroup2 tree.
-    #[error("no cgroup2 file system is mounted, or this process is not in one")]
+    #[error(
+        "no cgroup2 file system is mounted (`mount -t cgroup2 none /sys/fs/cgroup`), or this process is not in one"
+    )]
     NoCgroup2,
     /// A cgroup could not be read or changed.
     #[error("could not {action} cgroup `{}`", path.display())]

@@ -66,7 +66,9 @@ impl Pins {
     fn mount(&self) -> Result<(), InterceptError> {
         let refused = |source| InterceptError::Bpffs { path: self.root.clone(), source };
         if !self.root.starts_with(BPFFS_MOUNT) {
-            return Err(refused(io::Error::from(io::ErrorKind::Unsupported)));
+            let fix =
+                format!("choose a `pin_dir` below `{BPFFS_MOUNT}`, or mount one here with `mount -t bpf`");
+            return Err(refused(io::Error::new(io::ErrorKind::Unsupported, fix)));
         }
         sys::mount_bpffs(Path::new(BPFFS_MOUNT)).map_err(refused)?;
         tracing::info!(target = BPFFS_MOUNT, "mounted a bpf file system, because there was none");

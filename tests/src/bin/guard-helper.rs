@@ -38,6 +38,7 @@ fn launch() -> Result<ExitCode> {
         command: ["python3".into(), "-c".into(), of("LAUNCH_SCRIPT")?.into()].into(),
     };
     let code = {
+        // The test's folder is a BPF file system, which takes no files; where there is no folder, nothing is noted.
         let steps = Steps::new(&Path::new(&of("LAUNCH_RUNTIME")?).join("steps"), &settings.parent);
         run::run(args, &settings, &steps)?
     };

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::{paths, shell};
+use crate::shell;
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
@@ -26,6 +26,19 @@ pub(crate) struct Args {
     /// Also what only the full check needs: cargo-deny and cargo-fuzz
     #[arg(long)]
     pub(crate) ci: bool,
+}
+
+/// What for; each of these needs all that the ones before it need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Building the program.
+    Build,
+    /// The demo: the server and two clients.
+    Demo,
+    /// Tests and benchmark: everything but what only the full check needs.
+    Test,
+    /// The full check.
+    Ci,
 }
 
 /// Something the machine lacks; ends the program with 3.
@@ -49,13 +62,18 @@ struct Step {
     install: Box<dyn FnOnce() -> Result<()>>,
 }
 
-/// Finds everything that is missing and installs it, or lists it.
+/// Finds everything that tests (and the full check) miss and installs it, or lists it.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    run_for(if args.ci { Purpose::Ci } else { Purpose::Test }, args.no_install)
+}
+
+/// The same for less: who wants to see the demo need not install what only tests use.
+pub(crate) fn run_for(purpose: Purpose, no_install: bool) -> Result<()> {
     let mut failed = Vec::new();
     // Each round looks anew: the linker, for one, can only be judged once the nightly is there.
-    for look in looks(args) {
-        for step in look()? {
-            if args.no_install {
+    for look in looks(purpose) {
+        for step in look(purpose)? {
+            if no_install {
                 eprintln!("missing: {}\n    why: {}\n    takes: {}", step.what, step.why, step.takes);
                 failed.push(step.what);
                 continue;
@@ -72,17 +90,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bail!(Missing(format!("{} step(s) of `cargo xtask setup`, listed above", failed.len())));
 }
 
-type Look = fn() -> Result<Vec<Step>>;
+type Look = fn(Purpose) -> Result<Vec<Step>>;
 
-fn looks(args: &Args) -> Vec<Look> {
-    let mut all: Vec<Look> = vec![packages::look, rust::look, linker::look, clients::look];
-    if args.ci {
-        all.push(tools::look);
+fn looks(purpose: Purpose) -> Vec<Look> {
+    let mut all: Vec<Look> = vec![packages::look, |_| rust::look(), |_| linker::look()];
+    if purpose >= Purpose::Test {
+        all.push(|_| clients::look());
+    }
+    if purpose >= Purpose::Ci {
+        all.push(|_| tools::look());
     }
     all
 }
 
-/// Stops with one sentence unless this machine can run the kernel part.
+/// Stops with one sentence unless this machine and this user can run the kernel part, before anything long starts.
 pub(crate) fn require_kernel() -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let has_cgroup2 = mounts.lines().any(|line| line.contains(" - cgroup2 "));
@@ -94,8 +115,5 @@ pub(crate) fn require_kernel() -> Result<()> {
             "a kernel with BPF and type information (CONFIG_DEBUG_INFO_BTF, 5.15 or later)".to_owned()
         ));
     }
-    if !shell::is_root() && paths::find_program("sudo").is_none() {
-        bail!(Missing("root, to load kernel programs: run as root, or install sudo".to_owned()));
-    }
-    Ok(())
+    shell::require_root()
 }

@@ -24,7 +24,8 @@ pub(crate) fn verify(stage: &mut Stage) -> Result<String> {
     let ticket = stage.ticket.as_deref().context("there was no ticket to look for")?;
     ensure!(found.contains(ticket), "the record does not know {ticket}");
     ensure!(found.contains("no-ddl-on-prod"), "the record does not know the denial");
-    Ok(verified.lines().last().unwrap_or("verified").trim().to_owned())
+    let records = verified.lines().find_map(|line| line.trim().strip_prefix("records")).unwrap_or_default();
+    Ok(format!("the log verifies: {}; it knows {ticket} and the denial", records.trim()))
 }
 
 /// A copy with one byte changed.
