@@ -11,6 +11,7 @@ mod report;
 mod stage;
 mod steps;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,18 +59,19 @@ fn demonstrate(keep: bool) -> Result<bool> {
     Ok(held)
 }
 
-/// Ctrl-C and SIGTERM set a flag instead of ending us, so that everything is cleaned up.
+/// Ctrl-C, SIGTERM and a terminal that goes away set a flag instead of ending us, so that everything is cleaned up.
 fn watch_interrupts(runtime: &tokio::runtime::Runtime) -> Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let flag = Arc::new(AtomicBool::new(false));
     let _context = runtime.enter();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut signals = signal(kind).context("cannot watch for signals")?;
         let flag = Arc::clone(&flag);
         runtime.spawn(async move {
             while signals.recv().await.is_some() {
-                eprintln!("\nstopping and cleaning up after this step");
                 flag.store(true, Ordering::SeqCst);
+                // The terminal may be gone; `eprintln!` would end this task then.
+                drop(writeln!(std::io::stderr(), "\nstopping and cleaning up after this step"));
             }
         });
     }
