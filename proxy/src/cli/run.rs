@@ -79,8 +79,12 @@ const X32: i64 = 0x4000_0000;
 /// Numbers that x32 has of its own: `ptrace`, `process_vm_readv`, `process_vm_writev`, `kexec_load`.
 const X32_OWN: [i64; 4] = [521, 539, 540, 528];
 /// Calls that reach around the guard, into other processes, or into the kernel's own configuration.
-const REFUSED: [i64; 28] = [
+const REFUSED: [i64; 31] = [
     libc::SYS_bpf,
+    // A key that is not there makes the kernel start a program of its own, outside every agent's cgroup.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
     libc::SYS_perf_event_open,
     libc::SYS_io_uring_setup,
     libc::SYS_ptrace,
