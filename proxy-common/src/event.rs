@@ -93,17 +93,17 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
     /// Connections sent to the proxy.
-    Redirected = 16,
+    Redirected = 24,
     /// Connections whose stamp reached the proxy's socket.
-    Delivered = 17,
+    Delivered = 25,
     /// Stamps that could not be carried: the proxy will refuse the connection.
-    FlowLost = 18,
+    FlowLost = 26,
     /// Deny events that found the ring full.
-    EventLost = 19,
+    EventLost = 27,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 20;
+pub const COUNTERS: usize = 28;
 
 /// One denial.
 #[repr(C)]

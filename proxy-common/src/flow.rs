@@ -29,9 +29,12 @@ pub struct Stamp {
     pub port: u16,
     /// Port of the proxy the socket was sent to: the only port it may talk to.
     pub proxy_port: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// What the socket may do: [`PROXY`], or nothing.
+    pub kind: u32,
 }
+
+/// [`Stamp::kind`] of a socket that goes to the proxy. Zero is the kind of a socket that was met and refused.
+pub const PROXY: u32 = 1;
 
 /// One TCP flow as seen from the agent's side.
 #[repr(C)]

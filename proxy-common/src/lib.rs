@@ -15,4 +15,4 @@ pub mod limits;
 pub mod scope;
 
 /// Version of the shared layout; part of every pin path.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;

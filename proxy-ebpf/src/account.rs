@@ -5,6 +5,8 @@
 //! INVARIANT: a quarantined cgroup covers everything below it, to the depth that is looked at here.
 //! Known limit: quarantine is looked for on the four levels below the parent.
 
+use proxy_common::account::Parent;
+
 use crate::context::{Packet, current_ancestor};
 use crate::maps;
 
@@ -33,32 +35,27 @@ impl Standing {
 pub fn of_caller() -> Standing {
     let parent = maps::parent();
     let account = current_ancestor(parent.level + 1);
-    if !maps::any_quarantined(&parent) {
-        return Standing::Free(account);
-    }
-    let mut below = 1;
-    while below <= LEVELS {
-        if maps::is_quarantined(current_ancestor(parent.level + below)) {
-            return Standing::Quarantined(account);
-        }
-        below += 1;
-    }
-    Standing::Free(account)
+    standing(&parent, account, current_ancestor)
 }
 
 /// The standing of a packet: of the cgroup its socket was made in, and of the account that connected it.
 #[inline(always)]
 pub fn of_packet(ctx: &Packet, account: u64) -> Standing {
     let parent = maps::parent();
-    if !maps::any_quarantined(&parent) {
-        return Standing::Free(account);
-    }
-    if maps::is_quarantined(account) {
+    if maps::any_quarantined(&parent) && maps::is_quarantined(account) {
         return Standing::Quarantined(account);
+    }
+    standing(&parent, account, |level| ctx.ancestor(level))
+}
+
+#[inline(always)]
+fn standing(parent: &Parent, account: u64, ancestor: impl Fn(u32) -> u64) -> Standing {
+    if !maps::any_quarantined(parent) {
+        return Standing::Free(account);
     }
     let mut below = 1;
     while below <= LEVELS {
-        if maps::is_quarantined(ctx.ancestor(parent.level + below)) {
+        if maps::is_quarantined(ancestor(parent.level + below)) {
             return Standing::Quarantined(account);
         }
         below += 1;

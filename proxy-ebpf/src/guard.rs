@@ -6,15 +6,14 @@
 //! INVARIANT: unknown means denied. Known limits: IPv4 options are refused altogether, so labelled networking
 //! (CIPSO) on loopback does not work; servers inside an agent get no packet out, so nobody can talk to them.
 
-use proxy_common::event::{DenyEvent, Reason};
+use proxy_common::event::Reason;
 use proxy_common::flow::mapped;
 
 use crate::account::{self, Standing};
-use crate::context::{Address, Caller, Packet, SockOption, Socket, boot_ns};
-use crate::maps::{self, Tally};
+use crate::context::{Address, Packet, SockOption, Socket};
+use crate::denial::{self, ALLOW};
+use crate::maps;
 
-const ALLOW: i32 = 1;
-const DENY: i32 = 0;
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -33,7 +32,7 @@ const HEAD6: usize = 44;
 pub fn socket_kind(ctx: &Socket) -> i32 {
     match (ctx.kind(), ctx.protocol()) {
         (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) | (SOCK_DGRAM, IPPROTO_UDP) => ALLOW,
-        _ => deny_socket(ctx, Reason::SocketKind, 0),
+        _ => denial::socket(ctx, Reason::SocketKind, 0),
     }
 }
 
@@ -42,75 +41,27 @@ pub fn socket_kind(ctx: &Socket) -> i32 {
 pub fn bound_port(ctx: &Socket) -> i32 {
     let port = ctx.port();
     match maps::proxy_port(ctx.netns_cookie()) {
-        Some(taken) if u32::from(taken) == port => deny_socket(ctx, Reason::ProxyPort, port),
+        Some(taken) if u32::from(taken) == port => denial::socket(ctx, Reason::ProxyPort, port),
         // Without a proxy in this namespace there is no port to protect, and no packet gets out.
         Some(_) | None => ALLOW,
     }
 }
 
 #[inline(always)]
-fn deny_socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
-    let caller = Caller::now();
-    maps::tally(account::of_caller().account(), Tally::Denied);
-    maps::report(&DenyEvent {
-        at_ns: boot_ns(),
-        cgroup_id: caller.cgroup_id,
-        address: [0; 4],
-        pid: caller.pid,
-        uid: caller.uid,
-        reason: reason as u32,
-        protocol: ctx.protocol(),
-        port,
-        family: ctx.family(),
-    });
-    DENY
-}
-
-#[inline(always)]
 pub fn datagram4(ctx: &Address) -> i32 {
-    deny_datagram(ctx, mapped(ctx.ip4()))
+    denial::address(ctx, mapped(ctx.ip4()), Reason::Datagram)
 }
 
 #[inline(always)]
 pub fn datagram6(ctx: &Address) -> i32 {
-    deny_datagram(ctx, ctx.ip6())
-}
-
-#[inline(always)]
-fn deny_datagram(ctx: &Address, address: [u32; 4]) -> i32 {
-    let caller = Caller::now();
-    maps::tally(account::of_caller().account(), Tally::Denied);
-    maps::report(&DenyEvent {
-        at_ns: boot_ns(),
-        cgroup_id: caller.cgroup_id,
-        address,
-        pid: caller.pid,
-        uid: caller.uid,
-        reason: Reason::Datagram as u32,
-        protocol: ctx.protocol(),
-        port: u32::from(ctx.port()),
-        family: ctx.family(),
-    });
-    DENY
+    denial::address(ctx, ctx.ip6(), Reason::Datagram)
 }
 
 #[inline(always)]
 pub fn option(ctx: &SockOption) -> i32 {
     let (level, name) = (ctx.level(), ctx.name());
     if steers(level, name) {
-        let caller = Caller::without_pid();
-        maps::report(&DenyEvent {
-            at_ns: boot_ns(),
-            cgroup_id: caller.cgroup_id,
-            address: [0; 4],
-            pid: caller.pid,
-            uid: caller.uid,
-            reason: Reason::SocketOption as u32,
-            protocol: level as u32,
-            port: name as u32,
-            family: 0,
-        });
-        return DENY;
+        return denial::option(ctx);
     }
     // A longer value would fail with EFAULT unless the kernel is told to take the caller's bytes.
     if ctx.length() > OPTION_BYTES_MAX {
@@ -139,17 +90,17 @@ fn steers(level: i32, name: i32) -> bool {
 #[inline(always)]
 pub fn packet(ctx: &Packet) -> i32 {
     let Some(stamp) = maps::stamp_of(ctx.socket()) else {
-        return deny_packet(ctx, Reason::PacketUnstamped);
+        return denial::packet(ctx, Reason::PacketUnstamped);
     };
     if ctx.device() != LOOPBACK_DEVICE {
-        return deny_packet(ctx, Reason::PacketDevice);
+        return denial::packet(ctx, Reason::PacketDevice);
     }
     if !goes_to_proxy(ctx, stamp.proxy_port) {
-        return deny_packet(ctx, Reason::PacketShape);
+        return denial::packet(ctx, Reason::PacketShape);
     }
     match account::of_packet(ctx, stamp.account) {
         Standing::Free(_) => ALLOW,
-        Standing::Quarantined(_) => deny_packet(ctx, Reason::Quarantined),
+        Standing::Quarantined(_) => denial::packet(ctx, Reason::Quarantined),
     }
 }
 
@@ -183,22 +134,4 @@ fn goes_to_proxy(ctx: &Packet, proxy_port: u16) -> bool {
         },
         _ => false,
     }
-}
-
-#[inline(always)]
-fn deny_packet(ctx: &Packet, reason: Reason) -> i32 {
-    maps::tally(account::of_socket(ctx), Tally::Dropped);
-    maps::report(&DenyEvent {
-        at_ns: boot_ns(),
-        cgroup_id: ctx.cgroup_id(),
-        address: [0; 4],
-        // A packet may leave in any process's time: whoever runs now proves nothing.
-        pid: 0,
-        uid: u32::MAX,
-        reason: reason as u32,
-        protocol: 0,
-        port: 0,
-        family: 0,
-    });
-    DENY
 }

@@ -14,6 +14,7 @@
 
 mod account;
 mod context;
+mod denial;
 mod guard;
 mod maps;
 mod redirect;

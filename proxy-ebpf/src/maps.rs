@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use proxy_common::account::{ANY_QUARANTINED, Account, Parent, SENTINEL};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
-use proxy_common::flow::{FlowKey, Stamp};
+use proxy_common::flow::{FlowKey, PROXY, Stamp};
 use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX};
 use proxy_common::scope::Scope;
 
@@ -53,14 +53,38 @@ pub fn proxy_port(netns_cookie: u64) -> Option<u16> {
     (port != 0).then_some(port)
 }
 
-/// The stamp of a socket. The pointer must be null or a full socket.
+/// The stamp of a socket that was let through. The pointer must be null or a full socket.
 #[inline(always)]
 pub fn stamp_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
+    mark_of(socket).filter(|stamp| stamp.kind == PROXY)
+}
+
+/// Whether the agents' programs have met this socket, let through or not.
+#[inline(always)]
+pub fn is_met(socket: *mut bpf_sock) -> bool {
+    mark_of(socket).is_some()
+}
+
+#[inline(always)]
+fn mark_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
     if socket.is_null() {
         return None;
     }
     // SAFETY: the helper checks the socket; storage lives as long as the program runs.
     unsafe { bpf_sk_storage_get(sockets(), socket.cast(), null_mut(), 0).cast::<Stamp>().as_ref() }
+}
+
+/// Notes that the agents' programs have met this socket; a stamp it carries stays.
+#[inline(always)]
+pub fn mark_met(socket: *mut bpf_sock) {
+    if socket.is_null() {
+        return;
+    }
+    // Without an initial value the new stamp is zero, which lets nothing through. No room changes no verdict.
+    // SAFETY: the helper checks the socket.
+    let _mark = unsafe {
+        bpf_sk_storage_get(sockets(), socket.cast(), null_mut(), u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+    };
 }
 
 /// Writes a stamp, over an older one if need be. False when the kernel gives no room.

@@ -5,15 +5,14 @@
 //! INVARIANT: a connection is rewritten only after its stamp is stored; whatever fails denies the connection.
 //! Loopback destinations are captured like all others, the proxy's own port included: the daemon refuses that one.
 
-use proxy_common::event::{Counter, DenyEvent, Reason};
-use proxy_common::flow::{FlowKey, LOOPBACK4, LOOPBACK6, Stamp, is_mapped, mapped};
+use proxy_common::event::{Counter, Reason};
+use proxy_common::flow::{FlowKey, LOOPBACK4, LOOPBACK6, PROXY, Stamp, is_mapped, mapped};
 
 use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
+use crate::denial::{self, ALLOW};
 use crate::maps::{self, Tally};
 
-const ALLOW: i32 = 1;
-const DENY: i32 = 0;
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
 const TCP_CLOSE: u32 = 7;
@@ -31,7 +30,7 @@ pub fn connect4(ctx: &Address) -> i32 {
             ctx.set_port(port);
             ALLOW
         }
-        Err(reason) => deny(ctx, address, reason),
+        Err(reason) => denial::address(ctx, address, reason),
     }
 }
 
@@ -46,7 +45,7 @@ pub fn connect6(ctx: &Address) -> i32 {
             ctx.set_port(port);
             ALLOW
         }
-        Err(reason) => deny(ctx, address, reason),
+        Err(reason) => denial::address(ctx, address, reason),
     }
 }
 
@@ -86,7 +85,7 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
         uid: caller.uid,
         port,
         proxy_port,
-        reserved: 0,
+        kind: PROXY,
     };
     // Counted first: what cannot be counted cannot be checked against the record.
     if !maps::tally(account, Tally::Redirected) {
@@ -98,24 +97,6 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
     }
     maps::count(Counter::Redirected as u32);
     Ok(proxy_port)
-}
-
-#[inline(always)]
-fn deny(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
-    let caller = Caller::now();
-    maps::tally(account::of_caller().account(), Tally::Denied);
-    maps::report(&DenyEvent {
-        at_ns: boot_ns(),
-        cgroup_id: caller.cgroup_id,
-        address,
-        pid: caller.pid,
-        uid: caller.uid,
-        reason: reason as u32,
-        protocol: ctx.protocol(),
-        port: u32::from(ctx.port()),
-        family: ctx.family(),
-    });
-    DENY
 }
 
 /// Shows the destination the agent asked for.

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use aya::maps::{MapData, MapError, SkStorage};
 use nix::libc;
-use proxy_common::flow::Stamp;
+use proxy_common::flow::{PROXY, Stamp};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 
@@ -87,7 +87,8 @@ impl Listener {
     }
 
     fn origin(&self, stream: &TcpStream) -> Result<Origin, MapError> {
-        self.sockets.get(stream, 0).map(|stamp| Origin::from_stamp(&stamp))
+        let stamp = self.sockets.get(stream, 0)?;
+        if stamp.kind == PROXY { Ok(Origin::from_stamp(&stamp)) } else { Err(MapError::KeyNotFound) }
     }
 }
 

@@ -65,6 +65,23 @@ async fn an_agents_own_sockets_pass_the_sentinel() {
 }
 
 #[tokio::test]
+async fn what_the_agents_programs_denied_is_told_once() {
+    let world = World::with(Sentinel::On);
+    let agent = world.agent(
+        "import socket\n\
+         udp = socket.socket(type=socket.SOCK_DGRAM)\n\
+         for use in (lambda: udp.sendto(b'x', ('192.0.2.10', 9)), lambda: udp.connect(('192.0.2.10', 9))):\n\
+         \x20   try:\n\
+         \x20       use()\n\
+         \x20   except PermissionError:\n\
+         \x20       print('refused')\n",
+    );
+    assert_eq!(said(agent), "refused\nrefused");
+    assert_eq!((world.denied(Reason::Datagram), world.denied(Reason::ConnectProtocol)), (1, 1));
+    assert_eq!(world.denied(Reason::SocketForeign), 0);
+}
+
+#[tokio::test]
 async fn the_sentinel_comes_and_goes_with_its_setting() {
     let mut world = World::new();
     let listed = |world: &World| world.guard().effective().len();

@@ -1,0 +1,77 @@
+//! How a denial is told: counted for its account, reported once, and answered with the verdict that denies.
+//!
+//! INVARIANT: telling never changes the verdict; every function here returns [`DENY`].
+
+use proxy_common::event::{DenyEvent, Reason};
+
+use crate::account;
+use crate::context::{Address, Caller, Packet, SockOption, Socket, boot_ns};
+use crate::maps::{self, Tally};
+
+pub const ALLOW: i32 = 1;
+pub const DENY: i32 = 0;
+
+/// An address that may not be used, by a socket of the agents: the sentinel, which comes last, need not tell it again.
+#[inline(always)]
+pub fn address(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
+    maps::mark_met(ctx.socket());
+    foreign(ctx, address, reason)
+}
+
+/// An address that may not be used, by a socket that was made elsewhere.
+#[inline(always)]
+pub fn foreign(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
+    let event = event(&Caller::now(), reason);
+    told(&DenyEvent {
+        address,
+        protocol: ctx.protocol(),
+        port: u32::from(ctx.port()),
+        family: ctx.family(),
+        ..event
+    })
+}
+
+/// A socket that may not be made or bound.
+#[inline(always)]
+pub fn socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
+    let event = event(&Caller::now(), reason);
+    told(&DenyEvent { protocol: ctx.protocol(), port, family: ctx.family(), ..event })
+}
+
+/// A socket option. Not counted for the account: kernels before 6.0 cannot say whose it is.
+#[inline(always)]
+pub fn option(ctx: &SockOption) -> i32 {
+    let event = event(&Caller::without_pid(), Reason::SocketOption);
+    maps::report(&DenyEvent { protocol: ctx.level() as u32, port: ctx.name() as u32, ..event });
+    DENY
+}
+
+/// A packet. It may leave in any process's time: whoever runs now proves nothing.
+#[inline(always)]
+pub fn packet(ctx: &Packet, reason: Reason) -> i32 {
+    maps::tally(account::of_socket(ctx), Tally::Dropped);
+    maps::report(&event(&Caller { cgroup_id: ctx.cgroup_id(), pid: 0, uid: u32::MAX }, reason));
+    DENY
+}
+
+#[inline(always)]
+fn told(event: &DenyEvent) -> i32 {
+    maps::tally(account::of_caller().account(), Tally::Denied);
+    maps::report(event);
+    DENY
+}
+
+#[inline(always)]
+fn event(caller: &Caller, reason: Reason) -> DenyEvent {
+    DenyEvent {
+        at_ns: boot_ns(),
+        cgroup_id: caller.cgroup_id,
+        address: [0; 4],
+        pid: caller.pid,
+        uid: caller.uid,
+        reason: reason as u32,
+        protocol: 0,
+        port: 0,
+        family: 0,
+    }
+}
