@@ -13,7 +13,7 @@ pub struct Parent {
     pub cgroup_id: u64,
     /// Its depth below the root of the tree, which has depth 0.
     pub level: u32,
-    /// [`ANY_QUARANTINED`] and [`SENTINEL`].
+    /// [`ANY_QUARANTINED`], [`SENTINEL`] and [`DRAINING`].
     pub flags: u32,
 }
 
@@ -21,6 +21,8 @@ pub struct Parent {
 pub const ANY_QUARANTINED: u32 = 1;
 /// Tasks below the parent may not use sockets that were made outside.
 pub const SENTINEL: u32 = 2;
+/// The daemon is about to stop: what is on its way to it may arrive, nothing new may start.
+pub const DRAINING: u32 = 4;
 
 /// Counts of one account; the key is the cgroup's id.
 #[repr(C)]

@@ -37,11 +37,13 @@ pub enum Reason {
     Quarantined = 13,
     /// The kernel had no room to count for this agent.
     AccountFull = 14,
+    /// The daemon is stopping.
+    Draining = 15,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -57,6 +59,7 @@ impl Reason {
         Self::SocketForeign,
         Self::Quarantined,
         Self::AccountFull,
+        Self::Draining,
     ];
 
     /// The word for it in records and metrics.
@@ -78,6 +81,7 @@ impl Reason {
             Self::SocketForeign => "socket-foreign",
             Self::Quarantined => "quarantined",
             Self::AccountFull => "account-full",
+            Self::Draining => "draining",
         }
     }
 

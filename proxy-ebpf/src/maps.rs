@@ -10,7 +10,7 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
-use proxy_common::account::{ANY_QUARANTINED, Account, Parent, SENTINEL};
+use proxy_common::account::{ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{FlowKey, PROXY, Stamp};
 use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX};
@@ -201,6 +201,12 @@ pub fn is_quarantined(cgroup_id: u64) -> bool {
 #[inline(always)]
 pub fn any_quarantined(parent: &Parent) -> bool {
     parent.flags & ANY_QUARANTINED != 0
+}
+
+/// Whether nothing new may start.
+#[inline(always)]
+pub fn is_draining(parent: &Parent) -> bool {
+    parent.flags & DRAINING != 0
 }
 
 /// Whether sockets made outside are refused.

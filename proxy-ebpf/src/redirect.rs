@@ -87,6 +87,9 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
         proxy_port,
         kind: PROXY,
     };
+    if maps::is_draining(&maps::parent()) {
+        return Err(Reason::Draining);
+    }
     // Counted first: what cannot be counted cannot be checked against the record.
     if !maps::tally(account, Tally::Redirected) {
         return Err(Reason::AccountFull);

@@ -206,7 +206,9 @@ impl Daemon {
     fn clean_up(&mut self) -> Result<()> {
         self.process = None;
         let uninstalled = if self.config.is_file() {
-            self.cli(&["uninstall"]).and_then(Finished::success).context("`chaperone uninstall` failed")
+            self.cli(&["uninstall", "--force"])
+                .and_then(Finished::success)
+                .context("`chaperone uninstall` failed")
         } else {
             Ok(String::new())
         };

@@ -147,7 +147,7 @@ impl Drop for World {
         }
         let parent = Tree::find().unwrap().mount().join(&self.settings.parent);
         for _ in 0..50 {
-            drop(uninstall(&self.settings));
+            drop(uninstall(&self.settings, true));
             if !parent.exists() {
                 break;
             }

@@ -97,6 +97,9 @@ pub enum Event<'a> {
         bytes_in: u64,
         /// Bytes to the agent.
         bytes_out: u64,
+        /// Id of the cgroup right below the agents' parent, under which the kernel counted it.
+        #[serde(default)]
+        account: u64,
     },
     /// A connection was turned away before it became a session.
     ConnectionRefused {
@@ -128,6 +131,31 @@ pub enum Event<'a> {
         reason: Cow<'a, str>,
         /// How many times since the last such record.
         count: u64,
+    },
+    /// Parts of the kernel guard were gone and are back.
+    GuardMended {
+        /// Programs that had not been in effect.
+        missing: Vec<Cow<'a, str>>,
+    },
+    /// The kernel guard is not whole and cannot be mended: agents are frozen until it is.
+    GuardBroken {
+        /// What stands in the way.
+        problem: Cow<'a, str>,
+        /// Whether the agents' processes could be stopped.
+        frozen: bool,
+    },
+    /// The kernel's counts per account begin here: older connections are in none of them.
+    CountingStarted {
+        /// Id of the agents' parent cgroup.
+        parent: u64,
+    },
+    /// An account's cgroup is gone; these were its last counts.
+    AccountClosed {
+        /// Id of the cgroup right below the agents' parent.
+        account: u64,
+        /// What the kernel had counted.
+        #[serde(flatten)]
+        counts: KernelCounts,
     },
     /// Policy (and, after a hold, people) decided a request.
     RequestDecided {
@@ -207,6 +235,21 @@ pub enum Event<'a> {
         /// How many events were refused meanwhile.
         refused: u64,
     },
+}
+
+/// What the kernel counted for one account, since the record says that counting started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KernelCounts {
+    /// Connections sent to the proxy.
+    pub redirected: u64,
+    /// Connections that reached a socket of the proxy.
+    pub delivered: u64,
+    /// Connections that ended before.
+    pub unanswered: u64,
+    /// Sockets, connections and datagrams denied.
+    pub denied: u64,
+    /// Packets dropped.
+    pub dropped: u64,
 }
 
 /// What the three ticket events tell.

@@ -16,6 +16,7 @@ mod key;
 mod log;
 mod notary;
 mod opening;
+mod reconcile;
 mod search;
 mod segments;
 mod storage;
@@ -29,8 +30,9 @@ use std::time::Duration;
 pub use chain::Problem;
 pub use checkpoint::Flaw;
 pub use error::AuditError;
-pub use event::{Event, Record, SCHEMA, TicketFacts};
+pub use event::{Event, KernelCounts, Record, SCHEMA, TicketFacts};
 pub use log::{Appender, Log, Receipt};
+pub use reconcile::{Difference, Finding, Reconciler, Seen};
 pub use search::{Filter, Found, Searched, search};
 pub use verify::{Report, Trust, VerifyError, verify, verify_with};
 

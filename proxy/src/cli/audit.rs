@@ -3,6 +3,8 @@
 //! It only reads. Text that agents wrote is printed inert: no record can move the reader's cursor or reverse a line.
 //! Exit codes: 0 done; 1 the log does not verify, or the record asked for is not there; 3 the log cannot be read.
 
+mod kernel;
+
 use std::fs;
 use std::io::{self, IsTerminal as _, Write};
 use std::ops::ControlFlow;
@@ -12,9 +14,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use self::kernel::Comparison;
 use crate::approval::inert;
 use crate::audit::{Filter, Found, Report, Trust, VerifyError, search, verify_with};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::model::{SessionId, TicketId, UnixMillis};
 
 /// Reads the record.
@@ -46,7 +50,7 @@ impl Place {
     fn log(&self) -> anyhow::Result<PathBuf> {
         match &self.dir {
             Some(dir) => Ok(dir.clone()),
-            None => Ok(crate::config::Config::load(&self.config)?.audit.dir),
+            None => Ok(Config::load(&self.config)?.audit.dir),
         }
     }
 }
@@ -62,6 +66,9 @@ pub struct VerifyArgs {
     /// Checkpoints of the log as they were kept elsewhere.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// Compare with what the kernel of this host counted, too: was every connection recorded?
+    #[arg(long, conflicts_with = "dir")]
+    kernel: bool,
 }
 
 /// What to look for; everything that is given must hold.
@@ -152,12 +159,18 @@ fn verify(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
     progress.end();
     match verified {
         Ok(report) => {
+            let counted = match args.kernel {
+                true => Some(Comparison::make(&Config::load(&args.place.config)?, dir)?),
+                false => None,
+            };
             if args.place.json {
-                writeln!(out, "{}", json!({ "valid": true, "report": report }))?;
+                let kernel = counted.as_ref().map(Comparison::to_json);
+                writeln!(out, "{}", json!({ "valid": true, "report": report, "kernel": kernel }))?;
             } else {
                 print_report(&report, out)?;
+                counted.iter().try_for_each(|counted| counted.print(out))?;
             }
-            Ok(DONE)
+            Ok(if counted.is_none_or(|counted| counted.is_good()) { DONE } else { BAD })
         }
         Err(VerifyError::File { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             unreadable(dir, &source)

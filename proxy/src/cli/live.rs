@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{ConfigFile, print_json, refused, shown};
-use crate::control::{Answer, Call, Client, StatusReport};
+use crate::control::{Answer, Call, StatusReport};
 use crate::model::{AgentName, SessionId};
 
 /// Options of `status`.
@@ -157,16 +157,22 @@ pub fn release(args: &Released) -> anyhow::Result<ExitCode> {
     done(&args.file.call(&Call::Release { agent: AgentName(args.agent.clone()) })?)
 }
 
+/// What to take away.
+#[derive(Debug, clap::Args)]
+pub struct Uninstall {
+    /// Even while agents run: they are unguarded from then on.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
 /// Takes the kernel guard away.
 ///
 /// # Errors
-/// When a pin cannot be removed.
-pub fn uninstall(file: &ConfigFile) -> anyhow::Result<ExitCode> {
-    let config = file.load()?;
-    crate::intercept::uninstall(&config.intercept)?;
+/// When a daemon runs, when agents do and that was not asked for, or when a pin cannot be removed.
+pub fn uninstall(args: &Uninstall) -> anyhow::Result<ExitCode> {
+    crate::intercept::uninstall(&args.file.load()?.intercept, args.force)?;
     println!("the kernel guard is gone");
-    if Client::connect(&config.runtime_dir).is_ok() {
-        eprintln!("chaperone: a daemon still runs without it; stop it, or restart it to have the guard back");
-    }
     Ok(ExitCode::SUCCESS)
 }

@@ -75,8 +75,8 @@ enum Command {
     /// Author policy with confidence.
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Take the kernel guard away. Agents that still run are then unguarded.
-    Uninstall(ConfigFile),
+    /// Take the kernel guard away; refused while a daemon or agents run.
+    Uninstall(live::Uninstall),
     /// Statement parser process; started by the daemon.
     #[command(hide = true)]
     SqlWorker,
@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
         Command::Approvals(command) => approvals::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Policy(command) => policy::run(command),
-        Command::Uninstall(file) => live::uninstall(&file),
+        Command::Uninstall(args) => live::uninstall(&args),
         Command::SqlWorker => return crate::sql::worker_main(),
     };
     match result {
@@ -146,6 +146,7 @@ fn refused(answer: &Answer) -> ExitCode {
         Answer::Refused { why } => eprintln!("chaperone: {why}"),
         Answer::Status(_)
         | Answer::Sessions { .. }
+        | Answer::Accounts { .. }
         | Answer::Tickets { .. }
         | Answer::Ticket(_)
         | Answer::Done { .. } => eprintln!("chaperone: the daemon answered something else"),

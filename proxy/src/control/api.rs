@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Ticket, Vote};
+use crate::audit::KernelCounts;
 use crate::model::{AgentName, SessionId, TicketId, UnixMillis};
 use crate::session::Summary;
 
@@ -35,6 +36,8 @@ pub enum Call {
         /// Whom.
         agent: AgentName,
     },
+    /// What the kernel counted for each account.
+    Accounts,
     /// Tickets, open ones only unless `all`.
     Tickets {
         /// Closed ones too.
@@ -66,6 +69,11 @@ pub enum Answer {
     Sessions {
         /// Open sessions, oldest first.
         sessions: Vec<Summary>,
+    },
+    /// To `accounts`.
+    Accounts {
+        /// Every account the kernel counts for.
+        accounts: Vec<AccountState>,
     },
     /// To `tickets`.
     Tickets {
@@ -130,6 +138,17 @@ pub struct AgentState {
     pub problem: Option<String>,
     /// Whether it is stopped.
     pub quarantined: bool,
+}
+
+/// One account: a cgroup right below the agents' parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountState {
+    /// The cgroup's id.
+    pub account: u64,
+    /// What the kernel counted.
+    pub counts: KernelCounts,
+    /// Connections that the daemon accepted and has not recorded yet.
+    pub unrecorded: u64,
 }
 
 /// One kernel program.

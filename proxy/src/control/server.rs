@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::api::{Answer, Call, StatusReport};
+use super::api::{AccountState, Answer, Call, StatusReport};
 use crate::approval::{Queue, Vote};
 use crate::model::AgentName;
 use crate::session::Registry;
@@ -44,6 +44,11 @@ pub trait Services: fmt::Debug + Send + Sync {
     /// # Errors
     /// With what was not done.
     fn release(&self, agent: &AgentName, by: &str) -> Result<String, String>;
+    /// What the kernel counted for each account.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn accounts(&self) -> Result<Vec<AccountState>, String>;
     /// Notes an operator's act in the record.
     fn acted(&self, by: &str, action: &str, target: &str);
     /// Whether a process is inside the agents' cgroup, or cannot be shown not to be.
@@ -166,7 +171,12 @@ impl Server {
                 done(self.services.quarantine(&agent, freeze, &caller.name()))
             }
             Call::Release { agent } if caller.uid == 0 => done(self.services.release(&agent, &caller.name())),
+            Call::Accounts if caller.uid == 0 => match self.services.accounts() {
+                Ok(accounts) => Answer::Accounts { accounts },
+                Err(why) => Answer::Refused { why },
+            },
             Call::Sessions
+            | Call::Accounts
             | Call::Kill { .. }
             | Call::Reload
             | Call::Quarantine { .. }

@@ -8,6 +8,7 @@ mod notify;
 mod services;
 mod stopping;
 mod watchers;
+mod watching;
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -25,9 +26,10 @@ use crate::audit::{Event, Log};
 use crate::clock::Clock;
 use crate::config::{Config, MetricsAddress};
 use crate::control::{Metrics, MetricsListener, Server, Services};
-use crate::gate::Gate;
+use crate::gate::{Gate, Turned};
 use crate::identity::{ProcessOrigin, Resolver};
 use crate::intercept::{Connection, Guard, Listener};
+use crate::net::reset_on_close;
 use crate::policy::Live;
 use crate::protocol::contract::Serve;
 use crate::protocol::postgres::Postgres;
@@ -37,6 +39,8 @@ use crate::shutdown::{Phase, Shutdown};
 use crate::sql::Analyzer;
 use crate::tls::Authority;
 
+/// How long nothing may arrive before the port is closed; a loopback handshake takes microseconds.
+const LAST_CALL: Duration = Duration::from_millis(20);
 /// How long sessions may take to finish after SIGTERM; systemd's default stop timeout is 90 s.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long sessions that did not finish have for their last words.
@@ -122,6 +126,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         let metrics = Arc::clone(&running) as Arc<dyn Metrics>;
         metrics_listener(address).await?.start(metrics, &shutdown);
     }
+    if guard.counts_are_new() {
+        running.note(&Event::CountingStarted { parent: guard.parent().id() });
+    }
     running.note(&Event::DaemonStarted {
         version: env!("CARGO_PKG_VERSION").into(),
         policy: running.policy.current().hash().clone(),
@@ -130,7 +137,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     notifier.ready();
     tracing::info!(port = config.intercept.port, "chaperone is ready");
     let why = accept(&listener, &sessions, &running, &mut signals, &notifier).await;
-    drop(listener);
+    take_the_rest(listener, &sessions, &guard).await;
     notifier.stopping();
     drain(&sessions, &shutdown).await;
     running.note(&Event::DaemonStopped { reason: why.into() });
@@ -222,6 +229,28 @@ async fn accept(
                 }
             },
         }
+    }
+}
+
+/// Turns away what is on its way and closes the port. Nothing is counted by the kernel that is not recorded here.
+async fn take_the_rest(listener: Listener, sessions: &Sessions, guard: &Guard) {
+    let draining = guard.drain(true);
+    while let Ok(Ok(Connection { stream, origin })) = tokio::time::timeout(LAST_CALL, listener.accept()).await
+    {
+        let arrived = sessions.gate.arrived(origin.account, origin.destination);
+        reset_on_close(&stream);
+        let (destination, account) = (origin.destination, origin.account);
+        let reason = "the daemon is stopping".to_owned();
+        sessions.gate.turned_away(&Turned { destination, account, known: None, reason });
+        arrived.is_recorded();
+        if draining.is_err() {
+            break;
+        }
+    }
+    drop(listener);
+    // Agents are told "connection refused" from here on, as when there is no daemon at all.
+    if let Err(error) = draining.and_then(|()| guard.drain(false)) {
+        tracing::warn!(%error, "connections that came while the port was closed may be missing in the record");
     }
 }
 

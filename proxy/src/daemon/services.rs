@@ -13,13 +13,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Exposition;
 
-use super::stopping;
+use super::{stopping, watching};
 use crate::approval::{Queue, State, Ticket};
 use crate::audit::{Appender, Event, TicketFacts};
-use crate::control::{AgentState, Metrics, ProgramState, Services, StatusReport};
+use crate::control::{AccountState, AgentState, Metrics, ProgramState, Services, StatusReport};
 use crate::gate::{Gate, PrincipalSource};
 use crate::identity::Resolver;
-use crate::intercept::Guard;
+use crate::intercept::{AccountCounts, Guard};
 use crate::model::{AgentName, Identity, Principal, UnixMillis};
 use crate::policy::Live;
 use crate::session::{Quarantine, Registry};
@@ -130,6 +130,20 @@ impl Services for Running {
         stopping::release(self, agent, by)
     }
 
+    fn accounts(&self) -> Result<Vec<AccountState>, String> {
+        // The kernel first: what it counts meanwhile must not look as if the daemon had lost it.
+        let counted = self.guard.accounts().and_then(|accounts| accounts.counts());
+        let unrecorded = self.gate.not_yet_recorded();
+        let state = |counts: AccountCounts| AccountState {
+            account: counts.cgroup_id,
+            counts: watching::recorded(&counts),
+            unrecorded: unrecorded.get(&counts.cgroup_id).copied().unwrap_or(0),
+        };
+        counted
+            .map(|counted| counted.into_iter().map(state).collect())
+            .map_err(|error| format!("the kernel's counts cannot be read: {error}"))
+    }
+
     fn acted(&self, by: &str, action: &str, target: &str) {
         self.note(&Event::OperatorActed { by: by.into(), action: action.into(), target: target.into() });
     }
@@ -167,6 +181,10 @@ impl Metrics for Running {
         let open: Gauge = Gauge::default();
         open.set(i64::try_from(self.registry.count()).unwrap_or(i64::MAX));
         exposition.register("sessions_open", "Sessions open now", open);
+        let missing: Gauge = Gauge::default();
+        let gone = self.guard.effective().iter().filter(|program| !program.effective).count();
+        missing.set(i64::try_from(gone).unwrap_or(i64::MAX));
+        exposition.register("guard_programs_missing", "Kernel programs that are not in effect", missing);
         if let Ok(counters) = self.guard.counters() {
             let denied: Family<Vec<(&str, &str)>, Counter> = Family::default();
             for (reason, count) in counters.denied {

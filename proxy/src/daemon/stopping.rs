@@ -69,14 +69,14 @@ pub(super) fn follow(running: &Running) -> Result<(), InterceptError> {
     if !less.is_empty() {
         accounts.release(&less)?;
     }
-    Ok(())
+    accounts.announce()
 }
 
 /// Stops or continues the agent's processes, all at once, by their cgroups.
 fn freeze(running: &Running, agent: &AgentName, stop: bool) -> Result<(), InterceptError> {
     let parent = running.guard.parent();
     running.resolver.cgroups_of(agent).into_iter().try_for_each(|id| {
-        match Cgroup::below(parent, id) {
+        match Cgroup::below(&parent, id) {
             Some(cgroup) => cgroup.freeze(stop),
             // It is gone, and its processes with it.
             None => Ok(()),

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::services::Running;
-use super::{DaemonError, stopping};
+use super::{DaemonError, stopping, watching};
 use crate::audit::Event;
 use crate::intercept::{DenyEvent, Events, Guard};
 use crate::session::{LOOKUP_EVERY, Sessions};
@@ -71,6 +71,10 @@ pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) 
             tokio::time::sleep(QUARANTINE_EVERY).await;
         }
     });
+    let watched = Arc::clone(running);
+    shutdown.spawn("guard", async move { watching::guard(&watched).await });
+    let counted = Arc::clone(running);
+    shutdown.spawn("accounts", async move { watching::accounts(&counted).await });
     let events = guard.events()?;
     let recorder = Arc::clone(running);
     shutdown.spawn("kernel-denials", async move { denials(events, &recorder).await });

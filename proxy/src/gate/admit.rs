@@ -6,15 +6,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::admission::{Admission, HoldNews};
 use super::cache::DecisionCache;
 use super::fingerprint::fingerprint;
-use super::ledger::Counts;
+use super::ledger::{Awaiting, Counts, Unrecorded};
 use super::permit::{Permit, Undecided};
 use super::refusal::{Refusal, RefusalKind};
 use crate::approval::{self, Approval, Ask, Queue, Submission, Waiter};
@@ -44,6 +43,7 @@ pub struct Gate {
     principals: Arc<dyn PrincipalSource>,
     clock: Clock,
     counts: Arc<Counts>,
+    unrecorded: Arc<Unrecorded>,
 }
 
 impl Gate {
@@ -56,7 +56,15 @@ impl Gate {
         principals: Arc<dyn PrincipalSource>,
         clock: Clock,
     ) -> Self {
-        Self { policy, approvals, appender, principals, clock, counts: Arc::default() }
+        Self {
+            policy,
+            approvals,
+            appender,
+            principals,
+            clock,
+            counts: Arc::default(),
+            unrecorded: Arc::default(),
+        }
     }
 
     /// What was decided since the daemon started.
@@ -67,6 +75,10 @@ impl Gate {
 
     pub(super) fn appender(&self) -> &Appender {
         &self.appender
+    }
+
+    pub(super) fn unrecorded(&self) -> &Arc<Unrecorded> {
+        &self.unrecorded
     }
 
     pub(super) fn principal(&self, agent: &AgentName) -> Arc<Principal> {
@@ -90,43 +102,6 @@ pub struct Request {
     pub scope: Arc<str>,
 }
 
-/// The gate's answer.
-pub enum Admission {
-    /// Go on now.
-    Permitted(Permit),
-    /// Refused, and recorded so.
-    Refused(Refusal),
-    /// Waits for the disk.
-    Recording(Pending),
-    /// Waits for people.
-    Held(HoldNews, Pending),
-}
-
-impl fmt::Debug for Admission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Permitted(permit) => f.debug_tuple("Permitted").field(permit).finish(),
-            Self::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
-            Self::Recording(_) => f.write_str("Recording"),
-            Self::Held(news, _) => f.debug_tuple("Held").field(news).finish_non_exhaustive(),
-        }
-    }
-}
-
-/// A verdict that is not there yet. Dropping it records the request as cut; a ticket stays open.
-pub type Pending = Pin<Box<dyn Future<Output = Result<Permit, Refusal>> + Send>>;
-
-/// What the agent is told while it waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HoldNews {
-    /// The ticket.
-    pub ticket: TicketId,
-    /// Approver groups that can decide.
-    pub approvers: Vec<String>,
-    /// How long the request is held in line.
-    pub limit: Duration,
-}
-
 /// The gate as one session sees it.
 #[derive(Debug)]
 pub struct Door {
@@ -134,11 +109,21 @@ pub struct Door {
     session: Arc<Session>,
     cache: DecisionCache,
     requests: Arc<AtomicU64>,
+    arrived: Awaiting,
 }
 
 impl Door {
-    pub(super) fn new(gate: Gate, session: Arc<Session>, requests: Arc<AtomicU64>) -> Self {
-        Self { gate, session, cache: DecisionCache::default(), requests }
+    pub(super) fn new(
+        gate: Gate,
+        session: Arc<Session>,
+        requests: Arc<AtomicU64>,
+        arrived: Awaiting,
+    ) -> Self {
+        Self { gate, session, cache: DecisionCache::default(), requests, arrived }
+    }
+
+    pub(super) fn awaiting(&self) -> &Awaiting {
+        &self.arrived
     }
 
     pub(super) fn appender(&self) -> &Appender {

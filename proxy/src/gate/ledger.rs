@@ -3,14 +3,66 @@
 //! INVARIANT: a session whose opening was recorded has its end recorded, also when its task is dropped.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use super::admit::{Door, Gate, subject};
 use super::refusal::{Refusal, RefusalKind};
 use crate::audit::{Appender, Event};
 use crate::model::{AgentName, Evidence, Principal, Protocol, Session};
+
+/// Connections that were accepted and stand in no record yet, by account.
+#[derive(Debug, Default)]
+pub(super) struct Unrecorded(Mutex<BTreeMap<u64, u64>>);
+
+/// A connection that was accepted. It counts as unrecorded until this is dropped. INVARIANT: whoever drops it wrote its record
+/// and said so; otherwise it is recorded as turned away.
+#[derive(Debug)]
+pub struct Arrived {
+    gate: Gate,
+    account: u64,
+    destination: SocketAddr,
+    recorded: bool,
+}
+
+impl Arrived {
+    /// Its record is written.
+    pub fn is_recorded(mut self) {
+        self.recorded = true;
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if !self.recorded {
+            let (destination, account, reason) =
+                (self.destination, self.account, "stopped by force".to_owned());
+            self.gate.turned_away(&Turned { destination, account, known: None, reason });
+        }
+        let mut counts = self.gate.unrecorded().0.lock();
+        if let Some(count) = counts.get_mut(&self.account) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.account);
+            }
+        }
+    }
+}
+
+/// Shared by a session's door and its end: whichever writes first lets it go.
+pub(super) type Awaiting = Arc<Mutex<Option<Arrived>>>;
+
+/// Lets go what the record now tells of.
+pub(super) fn stands_in_the_record(awaiting: &Awaiting) {
+    let arrived = awaiting.lock().take();
+    if let Some(arrived) = arrived {
+        arrived.is_recorded();
+    }
+}
 
 /// A connection that became no session.
 #[derive(Debug)]
@@ -52,6 +104,7 @@ pub struct Closing {
     gate: Gate,
     session: Arc<Session>,
     requests: Arc<AtomicU64>,
+    arrived: Awaiting,
     told: bool,
 }
 
@@ -78,8 +131,10 @@ impl Closing {
                 requests,
                 bytes_in,
                 bytes_out,
+                account: self.session.evidence.account,
             },
         );
+        stands_in_the_record(&self.arrived);
     }
 }
 
@@ -105,17 +160,35 @@ impl Gate {
         );
     }
 
+    /// Notes that a connection of this account was accepted.
+    #[must_use]
+    pub fn arrived(&self, account: u64, destination: SocketAddr) -> Arrived {
+        let mut counts = self.unrecorded().0.lock();
+        let count = counts.entry(account).or_insert(0);
+        *count = count.saturating_add(1);
+        drop(counts);
+        Arrived { gate: self.clone(), account, destination, recorded: false }
+    }
+
+    /// Connections that were accepted and stand in no record yet, by account.
+    #[must_use]
+    pub fn not_yet_recorded(&self) -> BTreeMap<u64, u64> {
+        self.unrecorded().0.lock().clone()
+    }
+
     /// The door for a session, and the guard that records its end.
     #[must_use]
-    pub fn door(&self, session: Arc<Session>) -> (Door, Closing) {
+    pub fn door(&self, session: Arc<Session>, arrived: Arrived) -> (Door, Closing) {
+        let arrived = Arc::new(Mutex::new(Some(arrived)));
         let requests = Arc::new(AtomicU64::new(0));
         let closing = Closing {
             gate: self.clone(),
             session: Arc::clone(&session),
             requests: Arc::clone(&requests),
+            arrived: Arc::clone(&arrived),
             told: false,
         };
-        (Door::new(self.clone(), session, requests), closing)
+        (Door::new(self.clone(), session, requests, arrived), closing)
     }
 }
 
@@ -138,6 +211,7 @@ impl Door {
         };
         match self.appender().append(&event) {
             Ok(_) => {
+                stands_in_the_record(self.awaiting());
                 Counts::add(&self.counts().sessions);
                 Ok(())
             }

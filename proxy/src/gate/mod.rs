@@ -4,6 +4,7 @@
 //! INVARIANT: a [`Permit`] exists only for a request whose record was written (and, where it has effects or was held,
 //! is on disk). Request bytes leave only through [`Upstream::release`], which consumes one.
 
+mod admission;
 mod admit;
 mod cache;
 mod fingerprint;
@@ -12,8 +13,9 @@ mod permit;
 mod refusal;
 mod upstream;
 
-pub use admit::{Admission, Door, Gate, HoldNews, Pending, PrincipalSource, Request};
-pub use ledger::{Closing, Counts, Turned};
+pub use admission::{Admission, HoldNews, Pending};
+pub use admit::{Door, Gate, PrincipalSource, Request};
+pub use ledger::{Arrived, Closing, Counts, Turned};
 pub use permit::{Permit, Released};
 pub use refusal::{Refusal, RefusalKind};
 pub use upstream::{Greeting, Guarded, Upstream};

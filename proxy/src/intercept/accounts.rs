@@ -92,11 +92,17 @@ impl Accounts {
         gone(self.table.remove(&cgroup)).map_err(|source| map(ACCOUNTS, source))
     }
 
-    /// Tells the programs whether they have to look.
-    fn announce(&mut self) -> Result<(), InterceptError> {
+    /// Tells the programs whether they have to look for quarantined cgroups.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn announce(&mut self) -> Result<(), InterceptError> {
         let any = !self.quarantined()?.is_empty();
         let parent = self.parent.get(&0, 0).map_err(|source| map(PARENT, source))?;
         let flags = if any { parent.flags | ANY_QUARANTINED } else { parent.flags & !ANY_QUARANTINED };
+        if flags == parent.flags {
+            return Ok(());
+        }
         self.parent.set(0, Parent { flags, ..parent }, 0).map_err(|source| map(PARENT, source))
     }
 }

@@ -219,6 +219,16 @@ impl Cgroup {
         })
     }
 
+    /// Whether a process lives in it or below.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_populated(&self) -> Result<bool, InterceptError> {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .map(|text| text.lines().any(|line| line == "populated 1"))
+            .map_err(|source| InterceptError::Cgroup { action: "read", path: self.path.clone(), source })
+    }
+
     /// Ids of the cgroups right below: the accounts that can still act.
     ///
     /// # Errors

@@ -1,48 +1,54 @@
-//! The guard as a whole: install it, read it back, take it away.
+//! The guard as a whole: install it, read it back, mend it, take it away.
 //!
-//! `install` leaves one complete set of programs pinned on the agents' parent and the daemon in a cgroup of its
-//! own. A complete set of the same object on the same parent is taken over untouched, so a restart has no gap;
-//! another set is retired only after ours is attached, so an upgrade has none either.
+//! `install` leaves one complete set of programs pinned on the agents' parent and the daemon in a cgroup of its own; `mend`
+//! puts back what somebody took away since. Programs, tables and pins are held by descriptor as well, so a pin that is
+//! unlinked or a file system that is unmounted detaches nothing while the guard lives.
 //! INVARIANT: no step detaches anything before its replacement is in effect; a failure leaves the old guard.
-//! Known limit: while two sets are attached, for milliseconds, new connections look as if the agent had dialled
-//! the proxy, and are refused. Not done here: telling whether processes already below the parent hold older sockets.
+//! Not done here: telling whether processes already below the parent hold older sockets.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::ops::Not as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use proxy_common::account::{ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS};
-use proxy_common::scope::Scope;
+use parking_lot::Mutex;
+use proxy_common::account::{DRAINING, Parent};
 
-use super::accounts::Accounts;
+use super::Settings;
+use super::accounts::{AccountCounts, Accounts};
 use super::cgroup::{Cgroup, Tree};
 use super::error::InterceptError;
 use super::events::{Counters, Events};
+use super::fitting::{self, Fitting, Link, daemon_place, needed, settle};
 use super::listener::Listener;
-use super::maps::{self, SCOPES, Tables};
-use super::pins::{self, Pins};
-use super::programs::{self, ACCEPTED, GUARDS, Hook, ProgramStatus, SENTINEL};
-use super::sys;
-use super::{Sentinel, Settings};
-
-/// What the daemon's own cgroup is called, after the agents' parent.
-const DAEMON_SUFFIX: &str = "-daemon";
+use super::maps::{Held, PARENT, Tables};
+use super::pins::Pins;
+use super::programs::{self, ACCEPTED, ProgramStatus};
 
 /// The installed guard. Dropping it leaves everything in place.
 #[derive(Debug)]
 pub struct Guard {
-    port: u16,
-    generation: PathBuf,
+    settings: Settings,
+    tree: Tree,
+    pins: Pins,
     tables: Tables,
-    parent: Cgroup,
     daemon: Cgroup,
-    sentinel: Sentinel,
-    /// Held so that the programs outlive an unmounted bpffs.
-    _links: Vec<OwnedFd>,
+    counts_are_new: bool,
+    place: Mutex<Place>,
+}
+
+/// Where the guard is now: the agents' parent may be made anew.
+#[derive(Debug)]
+struct Place {
+    parent: Cgroup,
+    generation: PathBuf,
+    /// Held so that the programs outlive their pins.
+    links: Vec<Link>,
+    /// Held so that the tables do.
+    tables: Vec<Held>,
     /// Held so that no other daemon guards the same agents, or retires these pins.
-    _claims: [File; 2],
+    claims: [File; 2],
 }
 
 impl Guard {
@@ -60,23 +66,94 @@ impl Guard {
         pins.prepare()?;
         let claims = [pins.claim()?, parent.claim()?];
         let tables = Tables::in_directory(&pins.maps());
+        let counted = Accounts::open(&tables).and_then(|accounts| accounts.counts());
+        let counts_are_new = counted.is_ok_and(|counted| !counted.is_empty()).not();
         let generation = pins.generation(programs::OBJECT, parent.id());
-        let about = Parent { cgroup_id: parent.id(), level: tree.level(&parent), flags: 0 };
-        let mut links = match take_over(&generation, &parent, &tables) {
-            Some(links) => {
-                tracing::info!(pins = %generation.display(), "took over the guard in place");
-                open_scope(&tables, about, settings)?;
-                links
-            }
-            None => attach_all(&pins, &tables, &generation, (&parent, about), settings)?,
-        };
-        links.push(follow(&tables, &generation, (ACCEPTED, &daemon))?);
-        links.extend(watch_sockets(&tables, &generation, &tree, settings.sentinel)?);
-        pins.retire_others(&generation)?;
+        let links = Fitting {
+            settings,
+            tree: &tree,
+            pins: &pins,
+            tables: &tables,
+            parent: &parent,
+            daemon: &daemon,
+            generation: &generation,
+        }
+        .fit()?;
         let gone = parent.sweep(&Accounts::open(&tables)?.quarantined()?);
         tracing::info!(parent = %parent.path().display(), swept = gone, "agents are guarded");
-        let (port, sentinel) = (settings.port, settings.sentinel);
-        Ok(Self { port, generation, tables, parent, daemon, sentinel, _links: links, _claims: claims })
+        let place = Place { parent, generation, links, tables: tables.hold()?, claims };
+        let place = Mutex::new(place);
+        Ok(Self { settings: settings.clone(), tree, pins, tables, daemon, counts_are_new, place })
+    }
+
+    /// Puts back whatever was taken away since: pins, programs, the agents' parent. Returns what was missing, which is empty
+    /// when nothing was.
+    ///
+    /// # Errors
+    /// When something cannot be put back; what is still in place stays.
+    pub fn mend(&self) -> Result<Vec<&'static str>, InterceptError> {
+        let mut place = self.place.lock();
+        let missing: Vec<&'static str> = self
+            .read_back(&place)
+            .into_iter()
+            .filter(|status| !status.effective)
+            .map(|status| status.name)
+            .collect();
+        let parent = self.tree.create(&self.settings.parent)?;
+        if missing.is_empty() && parent.id() == place.parent.id() {
+            return Ok(missing);
+        }
+        parent.require_roots_own()?;
+        self.pins.prepare()?;
+        if identity(&place.claims[0])? != identity(&File::open(self.pins.root()).map_err(trouble)?)? {
+            place.claims[0] = self.pins.claim()?;
+        }
+        if parent.id() != place.parent.id() {
+            place.claims[1] = parent.claim()?;
+            place.generation = self.pins.generation(programs::OBJECT, parent.id());
+            place.parent = parent;
+        }
+        for table in &place.tables {
+            table.pin_again(&self.tables)?;
+        }
+        fitting::pin_again(&place.links, &place.generation)?;
+        place.links = Fitting {
+            settings: &self.settings,
+            tree: &self.tree,
+            pins: &self.pins,
+            tables: &self.tables,
+            parent: &place.parent,
+            daemon: &self.daemon,
+            generation: &place.generation,
+        }
+        .fit()?;
+        Ok(missing)
+    }
+
+    /// Stops every agent's processes, or lets them go on: for the time that the guard cannot be mended.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn freeze(&self, stop: bool) -> Result<(), InterceptError> {
+        self.place.lock().parent.freeze(stop)
+    }
+
+    /// Lets nothing new start, or lets it again: a daemon that stops takes what is on its way before it closes its port.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn drain(&self, on: bool) -> Result<(), InterceptError> {
+        let failed = |source| InterceptError::Map { map: PARENT, source: Box::new(source) };
+        let mut table = self.tables.parent()?;
+        let parent = table.get(&0, 0).map_err(failed)?;
+        let flags = if on { parent.flags | DRAINING } else { parent.flags & !DRAINING };
+        table.set(0, Parent { flags, ..parent }, 0).map_err(failed)
+    }
+
+    /// Whether the kernel's counts began with this guard: what happened before is in none of them.
+    #[must_use]
+    pub fn counts_are_new(&self) -> bool {
+        self.counts_are_new
     }
 
     /// Opens the proxy's port. Needs a tokio runtime.
@@ -84,7 +161,7 @@ impl Guard {
     /// # Errors
     /// When the port is taken.
     pub fn listen(&self) -> Result<Listener, InterceptError> {
-        Listener::bind(self.port, self.tables.sockets()?)
+        Listener::bind(self.settings.port, self.tables.sockets()?)
     }
 
     /// The stream of the kernel's denials; one reader at a time. Needs a tokio runtime.
@@ -116,7 +193,7 @@ impl Guard {
     /// # Errors
     /// When it cannot be told which must stay.
     pub fn sweep_runs(&self, before: SystemTime) -> Result<usize, InterceptError> {
-        Ok(self.parent.sweep_runs(before, &self.accounts()?.quarantined()?))
+        Ok(self.parent().sweep_runs(before, &self.accounts()?.quarantined()?))
     }
 
     /// The kernel's counts per agent, and the switch that stops one.
@@ -130,16 +207,20 @@ impl Guard {
     /// What the kernel says about every program now.
     #[must_use]
     pub fn effective(&self) -> Vec<ProgramStatus> {
-        needed(self.sentinel)
-            .map(|hook| programs::status(hook, &self.parent, &self.generation))
-            .chain([programs::status(ACCEPTED, &self.daemon, &self.generation)])
+        self.read_back(&self.place.lock())
+    }
+
+    fn read_back(&self, place: &Place) -> Vec<ProgramStatus> {
+        needed(self.settings.sentinel)
+            .map(|hook| programs::status(hook, &place.parent, &place.generation))
+            .chain([programs::status(ACCEPTED, &self.daemon, &place.generation)])
             .collect()
     }
 
     /// The agents' parent.
     #[must_use]
-    pub fn parent(&self) -> &Cgroup {
-        &self.parent
+    pub fn parent(&self) -> Cgroup {
+        self.place.lock().parent.clone()
     }
 
     /// The daemon's own cgroup.
@@ -173,13 +254,31 @@ fn count(found: &[ProgramStatus]) -> usize {
     found.iter().filter(|status| status.effective).count()
 }
 
+/// What the kernel counted for each account, read from the pins alone.
+///
+/// # Errors
+/// When there is no guard, or its tables cannot be read.
+pub fn counts(settings: &Settings) -> Result<Vec<AccountCounts>, InterceptError> {
+    Accounts::open(&Tables::in_directory(&Pins::new(&settings.pin_dir).maps()))?.counts()
+}
+
 /// Takes the guard away: pins, then the cgroups that are empty. Links that a living [`Guard`] holds go with it.
 ///
 /// # Errors
-/// When a pin cannot be removed.
-pub fn uninstall(settings: &Settings) -> Result<(), InterceptError> {
-    Pins::new(&settings.pin_dir).clear()?;
+/// When a daemon holds the guard, when agents still run and `force` is not set, or when a pin cannot be removed.
+pub fn uninstall(settings: &Settings, force: bool) -> Result<(), InterceptError> {
+    let pins = Pins::new(&settings.pin_dir);
+    // A daemon that runs would put everything back.
+    let _claim = if settings.pin_dir.exists() { Some(pins.claim()?) } else { None };
     let tree = Tree::find()?;
+    if let Ok(parent) = tree.open(&settings.parent)
+        && !force
+        && parent.is_populated()?
+    {
+        let source = std::io::Error::other("agents run in it; stop them, or say `--force`");
+        return Err(InterceptError::Cgroup { action: "unguard", path: parent.path().to_owned(), source });
+    }
+    pins.clear()?;
     for place in [settings.parent.clone(), daemon_place(&settings.parent)] {
         if let Ok(cgroup) = tree.open(&place) {
             let _gone = cgroup.sweep(&[]);
@@ -191,129 +290,12 @@ pub fn uninstall(settings: &Settings) -> Result<(), InterceptError> {
     Ok(())
 }
 
-fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<OwnedFd>> {
-    let links: Vec<OwnedFd> =
-        GUARDS.into_iter().map_while(|hook| programs::reopen(hook, parent, generation)).collect();
-    let whole = links.len() == GUARDS.len()
-        && GUARDS.into_iter().all(|hook| programs::status(hook, parent, generation).effective)
-        && tables.sockets().is_ok()
-        && Accounts::open(tables).is_ok()
-        && tables.events().is_ok()
-        && tables.counters().is_ok();
-    whole.then_some(links)
+fn identity(file: &File) -> Result<(u64, u64), InterceptError> {
+    file.metadata().map(|facts| (facts.dev(), facts.ino())).map_err(trouble)
 }
 
-fn attach_all(
-    pins: &Pins,
-    tables: &Tables,
-    generation: &Path,
-    (parent, about): (&Cgroup, Parent),
-    settings: &Settings,
-) -> Result<Vec<OwnedFd>, InterceptError> {
-    let mut object = programs::load(tables)?;
-    open_scope(tables, about, settings)?;
-    let staging = pins.stage()?;
-    let mut links = Vec::with_capacity(GUARDS.len());
-    for hook in GUARDS {
-        links.push(programs::attach(&mut object, hook, parent, &staging)?);
-    }
-    pins.commit(&staging, generation)?;
-    let missing: Vec<&str> = GUARDS
-        .into_iter()
-        .map(|hook| programs::status(hook, parent, generation))
-        .filter(|status| !status.effective)
-        .map(|status| status.name)
-        .collect();
-    if missing.is_empty() {
-        Ok(links)
-    } else {
-        Err(InterceptError::Unguarded { missing: missing.join(", ") })
-    }
-}
-
-/// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
-fn follow(
-    tables: &Tables,
-    generation: &Path,
-    (hook, cgroup): (Hook, &Cgroup),
-) -> Result<OwnedFd, InterceptError> {
-    if let Some(link) = programs::reopen(hook, cgroup, generation)
-        && programs::status(hook, cgroup, generation).effective
-    {
-        return Ok(link);
-    }
-    let (name, _) = hook;
-    let old = generation.join(name);
-    if old.exists() {
-        pins::remove(&old)?;
-    }
-    programs::attach(&mut programs::load(tables)?, hook, cgroup, generation)
-}
-
-/// Attaches the sentinel to the root of the tree, or takes it away.
-fn watch_sockets(
-    tables: &Tables,
-    generation: &Path,
-    tree: &Tree,
-    sentinel: Sentinel,
-) -> Result<Vec<OwnedFd>, InterceptError> {
-    let root = tree.root()?;
-    match sentinel {
-        Sentinel::On => SENTINEL.into_iter().map(|hook| follow(tables, generation, (hook, &root))).collect(),
-        Sentinel::Off => {
-            let pinned = SENTINEL.into_iter().map(|(name, _)| generation.join(name));
-            pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
-            Ok(Vec::new())
-        }
-    }
-}
-
-/// The programs that must run for an agent.
-fn needed(sentinel: Sentinel) -> impl Iterator<Item = Hook> {
-    let root: &[Hook] = match sentinel {
-        Sentinel::On => &SENTINEL,
-        Sentinel::Off => &[],
-    };
-    GUARDS.into_iter().chain(root.iter().copied())
-}
-
-/// Tells the programs whom they guard and where the proxy of this network namespace is.
-fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(), InterceptError> {
-    let failed = |map, source| InterceptError::Map { map, source: Box::new(source) };
-    let mut parent = tables.parent()?;
-    let known = parent.get(&0, 0).map_err(|source| failed(maps::PARENT, source))?;
-    let watch = match settings.sentinel {
-        Sentinel::On => WATCH_SOCKETS,
-        Sentinel::Off => 0,
-    };
-    // A quarantine outlives the daemon that was told of it.
-    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch, ..about };
-    parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
-    let probe = TcpListener::bind(("127.0.0.1", 0));
-    let cookie = probe
-        .and_then(|socket| sys::netns_cookie(&socket))
-        .map_err(|source| InterceptError::Kernel { action: "identify the network namespace", source })?;
-    let scope = Scope { proxy_port: settings.port, reserved: [0; 3] };
-    tables.scopes()?.insert(cookie, scope, 0).map_err(|source| failed(SCOPES, source))
-}
-
-/// The daemon's own cgroup: where it is, unless that is the root or among the agents.
-fn settle(tree: &Tree, parent: &Path) -> Result<Cgroup, InterceptError> {
-    let own = tree.own()?;
-    let agents = Path::new("/").join(parent.strip_prefix("/").unwrap_or(parent));
-    if own != Path::new("/") && !own.starts_with(&agents) {
-        return tree.open(&own);
-    }
-    let daemon = tree.create(&daemon_place(parent))?;
-    daemon.admit(std::process::id())?;
-    tracing::info!(cgroup = %daemon.path().display(), "moved the daemon into a cgroup of its own");
-    Ok(daemon)
-}
-
-fn daemon_place(parent: &Path) -> PathBuf {
-    let mut name = parent.as_os_str().to_owned();
-    name.push(DAEMON_SUFFIX);
-    PathBuf::from(name)
+fn trouble(source: std::io::Error) -> InterceptError {
+    InterceptError::Kernel { action: "look at the pin directory", source }
 }
 
 /// A port the kernel hands out could end up as an agent's source port, or as somebody else's listener.
@@ -350,10 +332,5 @@ mod tests {
         assert_eq!(ephemeral(40_000, "32768\t60999\n", "8080,39999-40001\n"), None);
         assert_eq!(ephemeral(15_001, "32768\t60999\n", "\n"), None);
         assert_eq!(ephemeral(15_001, "nonsense", ""), Some((0, u16::MAX)));
-    }
-
-    #[test]
-    fn the_daemons_cgroup_is_a_sibling_of_the_agents() {
-        assert_eq!(daemon_place(Path::new("a/agents.slice")), PathBuf::from("a/agents.slice-daemon"));
     }
 }

@@ -11,6 +11,8 @@ use proxy_common::flow::{FlowKey, Stamp};
 use proxy_common::scope::Scope;
 
 use super::error::InterceptError;
+use super::pins;
+use super::sys;
 
 pub(super) const SOCKETS: &str = "SOCKETS";
 pub(super) const SCOPES: &str = "SCOPES";
@@ -71,6 +73,16 @@ impl Tables {
         self.open(COUNTERS, PerCpuArray::try_from)
     }
 
+    /// Handles on every table, to be kept.
+    pub(super) fn hold(&self) -> Result<Vec<Held>, InterceptError> {
+        ALL.into_iter()
+            .map(|name| match MapData::from_pin(self.pin(name)) {
+                Ok(table) => Ok(Held { name, table }),
+                Err(source) => Err(InterceptError::Map { map: name, source: Box::new(source) }),
+            })
+            .collect()
+    }
+
     fn open<T>(
         &self,
         name: &'static str,
@@ -80,5 +92,23 @@ impl Tables {
             .and_then(Map::from_map_data)
             .and_then(typed)
             .map_err(|source| InterceptError::Map { map: name, source: Box::new(source) })
+    }
+}
+
+/// A table that stays as long as this does, pinned or not.
+#[derive(Debug)]
+pub(super) struct Held {
+    name: &'static str,
+    table: MapData,
+}
+
+impl Held {
+    /// Pins it where it belongs, if nothing is pinned there.
+    pub(super) fn pin_again(&self, tables: &Tables) -> Result<(), InterceptError> {
+        let pin = tables.pin(self.name);
+        if pin.exists() {
+            return Ok(());
+        }
+        sys::pin(self.table.fd(), &pin).map_err(|source| pins::pin("make", &pin, source))
     }
 }

@@ -42,10 +42,7 @@ impl Pins {
             self.mount()?;
         }
         for directory in [&self.root, &self.maps()] {
-            match DirBuilder::new().mode(MODE).recursive(true).create(directory) {
-                Ok(()) => {}
-                Err(source) => return Err(pin("create", directory, source)),
-            }
+            self::directory(directory)?;
         }
         Ok(())
     }
@@ -73,6 +70,11 @@ impl Pins {
         sys::mount_bpffs(Path::new(BPFFS_MOUNT)).map_err(refused)?;
         tracing::info!(target = BPFFS_MOUNT, "mounted a bpf file system, because there was none");
         Ok(())
+    }
+
+    /// The directory itself.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where the tables are pinned.
@@ -151,6 +153,11 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, InterceptError> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<io::Result<_>>()
         .map_err(|source| pin("list", directory, source))
+}
+
+/// Makes a directory for pins, if there is none.
+pub(super) fn directory(path: &Path) -> Result<(), InterceptError> {
+    DirBuilder::new().mode(MODE).recursive(true).create(path).map_err(|source| pin("create", path, source))
 }
 
 /// Removes a pin, or a directory of pins.

@@ -13,7 +13,7 @@ use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
 use super::targets::Targets;
 use crate::clock::Clock;
-use crate::gate::{Gate, Turned};
+use crate::gate::{Arrived, Gate, Turned};
 use crate::identity::{Identified, ProcessOrigin, Resolver};
 use crate::model::{Session, SessionId};
 use crate::net::reset_on_close;
@@ -63,34 +63,33 @@ impl Sessions {
     pub fn serve(&self, arrival: Arrival) {
         let Arrival { stream, destination, origin } = arrival;
         let sessions = self.clone();
-        let session = move |stream| Box::pin(async move { sessions.run(stream, destination, origin).await });
+        let arrived = self.gate.arrived(origin.account, destination);
+        let session =
+            move |stream| Box::pin(async move { sessions.run(stream, destination, origin, arrived).await });
         if let Err(error) = self.lanes.run(&self.shutdown, stream, session) {
+            // The session that was not begun recorded itself as it went.
             tracing::error!(pid = origin.pid, %destination, %error, "connection refused: its socket cannot be watched");
-            let reason = format!("its socket cannot be watched: {error}");
-            self.gate.turned_away(&Turned { destination, account: origin.account, known: None, reason });
         }
     }
 
-    async fn run(&self, stream: TcpStream, destination: SocketAddr, origin: ProcessOrigin) {
+    async fn run(&self, stream: TcpStream, destination: SocketAddr, origin: ProcessOrigin, arrived: Arrived) {
         let identified = match self.resolver.identify(&origin).await {
             Ok(identified) => identified,
             Err(error) => {
                 reset_on_close(&stream);
                 tracing::warn!(pid = origin.pid, %destination, %error, "connection refused: unknown process");
-                return self.gate.turned_away(&Turned {
-                    destination,
-                    account: origin.account,
-                    known: None,
-                    reason: error.to_string(),
-                });
+                let (account, reason) = (origin.account, error.to_string());
+                self.gate.turned_away(&Turned { destination, account, known: None, reason });
+                return arrived.is_recorded();
             }
         };
         match self.session(identified, destination) {
-            Ok((session, protocol)) => self.speak(session, protocol, stream).await,
+            Ok((session, protocol)) => self.speak(session, protocol, (stream, arrived)).await,
             Err(turned) => {
                 reset_on_close(&stream);
                 tracing::info!(pid = origin.pid, %destination, reason = %turned.reason, "connection refused");
                 self.gate.turned_away(&turned);
+                arrived.is_recorded();
             }
         }
     }
@@ -125,7 +124,12 @@ impl Sessions {
         Ok((Arc::new(session), protocol))
     }
 
-    async fn speak(&self, session: Arc<Session>, protocol: Arc<dyn Serve>, stream: TcpStream) {
+    async fn speak(
+        &self,
+        session: Arc<Session>,
+        protocol: Arc<dyn Serve>,
+        (stream, arrived): (TcpStream, Arrived),
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set nodelay");
         }
@@ -135,7 +139,7 @@ impl Sessions {
         if self.quarantine.holds(&session.agent) {
             self.registry.kill_all(&session.agent, QUARANTINED);
         }
-        let (door, closing) = self.gate.door(Arc::clone(&session));
+        let (door, closing) = self.gate.door(Arc::clone(&session), arrived);
         let incoming = Incoming::new(Box::new(stream), door, killed, self.shutdown.clone());
         let SessionEnd { why, bytes_in, bytes_out, fault } =
             protocol.serve(incoming).instrument(span.clone()).await;

@@ -58,7 +58,7 @@ fn mount() -> Result<()> {
     Tree::find()?.open(&home)?.admit(std::process::id())?;
     let seen = format!("{guard:?}");
     drop(guard);
-    uninstall(&settings)?;
+    uninstall(&settings, false)?;
     ensure!(effective, "not every program is effective: {seen}");
     ensure!(!settings.pin_dir.exists(), "pins are left behind");
     Ok(())

@@ -1,0 +1,118 @@
+//! Watching the kernel guard: whole or mended each second, and the kernel's counts kept so that the record can be checked.
+//!
+//! Somebody with the right to may detach a program, unlink a pin, unmount the file system of pins, or remove the agents' cgroup
+//! and make it anew. Each is put back within a second and recorded. INVARIANT: while the guard cannot be made whole, the agents'
+//! processes are frozen: they do nothing at all rather than something unseen.
+//! Known limit: between two looks a detached program is missed for up to a second.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::services::Running;
+use crate::audit::{Event, KernelCounts};
+use crate::intercept::{AccountCounts, InterceptError};
+
+/// How often the guard is read back.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often accounts whose cgroup is gone are closed: they must look the same twice.
+const CLOSE_EVERY: Duration = Duration::from_secs(20);
+
+/// Reads the guard back for as long as the daemon runs.
+pub(super) async fn guard(running: &Running) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut broken = false;
+    loop {
+        look.tick().await;
+        broken = is_broken(running, broken);
+    }
+}
+
+fn is_broken(running: &Running, was_broken: bool) -> bool {
+    match running.guard.mend() {
+        Ok(missing) => {
+            if !missing.is_empty() || was_broken {
+                tracing::error!(?missing, "parts of the kernel guard were gone; they are back");
+                running
+                    .note(&Event::GuardMended { missing: missing.into_iter().map(Cow::Borrowed).collect() });
+            }
+            if was_broken && let Err(error) = running.guard.freeze(false) {
+                tracing::error!(%error, "the guard is whole, but the agents stay frozen");
+                return true;
+            }
+            false
+        }
+        Err(error) => {
+            // Each second anew: an agent that started meanwhile must stop, too.
+            let frozen = running.guard.freeze(true);
+            if !was_broken {
+                let problem = told(&error);
+                tracing::error!(%problem, frozen = frozen.is_ok(), "the kernel guard is not whole");
+                running.note(&Event::GuardBroken { problem: Cow::Owned(problem), frozen: frozen.is_ok() });
+            }
+            true
+        }
+    }
+}
+
+fn told(error: &InterceptError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Records the last counts of accounts whose cgroup is gone, and forgets them in the kernel.
+pub(super) async fn accounts(running: &Running) {
+    let mut look = tokio::time::interval(CLOSE_EVERY);
+    let mut before = BTreeMap::new();
+    loop {
+        look.tick().await;
+        match close(running, &before) {
+            Ok(now) => before = now,
+            Err(error) => {
+                tracing::warn!(%error, "accounts of agents that are gone stay in the kernel's table")
+            }
+        }
+    }
+}
+
+/// Closes what has not changed since `before`; returns the counts of those that are gone and still stay.
+fn close(
+    running: &Running,
+    before: &BTreeMap<u64, KernelCounts>,
+) -> Result<BTreeMap<u64, KernelCounts>, InterceptError> {
+    let alive: Vec<u64> = running.guard.parent().children()?.into_iter().map(|(_, id)| id).collect();
+    let mut table = running.guard.accounts()?;
+    let unrecorded = running.gate.not_yet_recorded();
+    let mut staying = BTreeMap::new();
+    for account in table.counts()? {
+        let (id, counts) = (account.cgroup_id, recorded(&account));
+        if alive.contains(&id) {
+            continue;
+        }
+        if before.get(&id) != Some(&counts) || unrecorded.contains_key(&id) {
+            staying.insert(id, counts);
+            continue;
+        }
+        // Written before it is forgotten: found twice it counts once, lost it would be a difference.
+        let closed = running.appender.append(&Event::AccountClosed { account: id, counts });
+        match closed {
+            Ok(_) => table.forget(id)?,
+            Err(error) => {
+                tracing::warn!(%error, account = id, "an account's last counts are not recorded yet");
+                staying.insert(id, counts);
+            }
+        }
+    }
+    Ok(staying)
+}
+
+/// The kernel's counts as the record knows them.
+pub(super) fn recorded(account: &AccountCounts) -> KernelCounts {
+    KernelCounts {
+        redirected: account.redirected,
+        delivered: account.delivered,
+        unanswered: account.unanswered,
+        denied: account.denied,
+        dropped: account.dropped,
+    }
+}

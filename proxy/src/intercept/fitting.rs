@@ -1,0 +1,209 @@
+//! Putting the guard in place: over the one that is there, or beside it until it is whole.
+//!
+//! A complete set of the same object on the same parent is taken over untouched, so a restart has no gap; another set is
+//! retired only after ours is attached, so an upgrade has none either.
+//! INVARIANT: no step detaches anything before its replacement is in effect; a failure leaves the old guard.
+//! Known limit: while two sets are attached, for milliseconds, new connections look as if the agent had dialled the proxy, and
+//! are refused.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use proxy_common::account::{ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS};
+use proxy_common::scope::Scope;
+
+use super::accounts::Accounts;
+use super::cgroup::{Cgroup, Tree};
+use super::error::InterceptError;
+use super::maps::{self, SCOPES, Tables};
+use super::pins::{self, Pins};
+use super::programs::{self, ACCEPTED, GUARDS, Hook, SENTINEL};
+use super::sys;
+use super::{Sentinel, Settings};
+
+/// What the daemon's own cgroup is called, after the agents' parent.
+const DAEMON_SUFFIX: &str = "-daemon";
+
+/// One program's link and the cgroup it belongs on.
+pub(super) type Link = (Hook, OwnedFd);
+
+/// What must be where.
+#[derive(Debug)]
+pub(super) struct Fitting<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) tree: &'a Tree,
+    pub(super) pins: &'a Pins,
+    pub(super) tables: &'a Tables,
+    pub(super) parent: &'a Cgroup,
+    pub(super) daemon: &'a Cgroup,
+    pub(super) generation: &'a Path,
+}
+
+impl Fitting<'_> {
+    /// Attaches what is missing, everything if need be, and retires other sets. The links keep it in place, pinned or not.
+    pub(super) fn fit(&self) -> Result<Vec<Link>, InterceptError> {
+        let about = Parent { cgroup_id: self.parent.id(), level: self.tree.level(self.parent), flags: 0 };
+        let mut links = match take_over(self.generation, self.parent, self.tables) {
+            Some(links) => {
+                tracing::info!(pins = %self.generation.display(), "took over the guard in place");
+                open_scope(self.tables, about, self.settings)?;
+                links
+            }
+            None => self.attach_all(about)?,
+        };
+        links.push((ACCEPTED, follow(self.tables, self.generation, (ACCEPTED, self.daemon))?));
+        links.extend(watch_sockets(self.tables, self.generation, self.tree, self.settings.sentinel)?);
+        self.pins.retire_others(self.generation)?;
+        Ok(links)
+    }
+
+    fn attach_all(&self, about: Parent) -> Result<Vec<Link>, InterceptError> {
+        let Self { settings, pins, tables, parent, generation, .. } = *self;
+        let mut object = programs::load(tables)?;
+        open_scope(tables, about, settings)?;
+        let staging = pins.stage()?;
+        let mut links = Vec::with_capacity(GUARDS.len());
+        for hook in GUARDS {
+            links.push((hook, programs::attach(&mut object, hook, parent, &staging)?));
+        }
+        pins.commit(&staging, generation)?;
+        let missing: Vec<&str> = GUARDS
+            .into_iter()
+            .map(|hook| programs::status(hook, parent, generation))
+            .filter(|status| !status.effective)
+            .map(|status| status.name)
+            .collect();
+        if missing.is_empty() {
+            Ok(links)
+        } else {
+            Err(InterceptError::Unguarded { missing: missing.join(", ") })
+        }
+    }
+}
+
+/// Pins again the links that are still on a cgroup, where somebody unlinked the pin.
+pub(super) fn pin_again(links: &[Link], generation: &Path) -> Result<(), InterceptError> {
+    pins::directory(generation)?;
+    for ((name, attach_type), link) in links {
+        let pin = generation.join(name);
+        let alive = sys::link_facts(link)
+            .is_ok_and(|facts| facts.cgroup_id != 0 && facts.attach_type == *attach_type);
+        if alive && !pin.exists() {
+            sys::pin(link, &pin).map_err(|source| pins::pin("make", &pin, source))?;
+        }
+    }
+    Ok(())
+}
+
+fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<Link>> {
+    let links: Vec<Link> = GUARDS
+        .into_iter()
+        .map_while(|hook| Some((hook, programs::reopen(hook, parent, generation)?)))
+        .collect();
+    let whole = links.len() == GUARDS.len()
+        && GUARDS.into_iter().all(|hook| programs::status(hook, parent, generation).effective)
+        && tables.sockets().is_ok()
+        && Accounts::open(tables).is_ok()
+        && tables.events().is_ok()
+        && tables.counters().is_ok();
+    whole.then_some(links)
+}
+
+/// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
+fn follow(
+    tables: &Tables,
+    generation: &Path,
+    (hook, cgroup): (Hook, &Cgroup),
+) -> Result<OwnedFd, InterceptError> {
+    if let Some(link) = programs::reopen(hook, cgroup, generation)
+        && programs::status(hook, cgroup, generation).effective
+    {
+        return Ok(link);
+    }
+    let (name, _) = hook;
+    let old = generation.join(name);
+    if old.exists() {
+        pins::remove(&old)?;
+    }
+    programs::attach(&mut programs::load(tables)?, hook, cgroup, generation)
+}
+
+/// Attaches the sentinel to the root of the tree, or takes it away.
+fn watch_sockets(
+    tables: &Tables,
+    generation: &Path,
+    tree: &Tree,
+    sentinel: Sentinel,
+) -> Result<Vec<Link>, InterceptError> {
+    let root = tree.root()?;
+    match sentinel {
+        Sentinel::On => SENTINEL
+            .into_iter()
+            .map(|hook| follow(tables, generation, (hook, &root)).map(|link| (hook, link)))
+            .collect(),
+        Sentinel::Off => {
+            let pinned = SENTINEL.into_iter().map(|(name, _)| generation.join(name));
+            pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The programs that must run for an agent.
+pub(super) fn needed(sentinel: Sentinel) -> impl Iterator<Item = Hook> {
+    let root: &[Hook] = match sentinel {
+        Sentinel::On => &SENTINEL,
+        Sentinel::Off => &[],
+    };
+    GUARDS.into_iter().chain(root.iter().copied())
+}
+
+/// Tells the programs whom they guard and where the proxy of this network namespace is.
+fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(), InterceptError> {
+    let failed = |map, source| InterceptError::Map { map, source: Box::new(source) };
+    let mut parent = tables.parent()?;
+    let known = parent.get(&0, 0).map_err(|source| failed(maps::PARENT, source))?;
+    let watch = match settings.sentinel {
+        Sentinel::On => WATCH_SOCKETS,
+        Sentinel::Off => 0,
+    };
+    // A quarantine outlives the daemon that was told of it.
+    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch, ..about };
+    parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
+    let probe = TcpListener::bind(("127.0.0.1", 0));
+    let cookie = probe
+        .and_then(|socket| sys::netns_cookie(&socket))
+        .map_err(|source| InterceptError::Kernel { action: "identify the network namespace", source })?;
+    let scope = Scope { proxy_port: settings.port, reserved: [0; 3] };
+    tables.scopes()?.insert(cookie, scope, 0).map_err(|source| failed(SCOPES, source))
+}
+
+/// The daemon's own cgroup: where it is, unless that is the root or among the agents.
+pub(super) fn settle(tree: &Tree, parent: &Path) -> Result<Cgroup, InterceptError> {
+    let own = tree.own()?;
+    let agents = Path::new("/").join(parent.strip_prefix("/").unwrap_or(parent));
+    if own != Path::new("/") && !own.starts_with(&agents) {
+        return tree.open(&own);
+    }
+    let daemon = tree.create(&daemon_place(parent))?;
+    daemon.admit(std::process::id())?;
+    tracing::info!(cgroup = %daemon.path().display(), "moved the daemon into a cgroup of its own");
+    Ok(daemon)
+}
+
+pub(super) fn daemon_place(parent: &Path) -> PathBuf {
+    let mut name = parent.as_os_str().to_owned();
+    name.push(DAEMON_SUFFIX);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemons_cgroup_is_a_sibling_of_the_agents() {
+        assert_eq!(daemon_place(Path::new("a/agents.slice")), PathBuf::from("a/agents.slice-daemon"));
+    }
+}

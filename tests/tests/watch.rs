@@ -1,0 +1,245 @@
+//! What happens when somebody takes parts of the guard away, and whether the record is complete.
+//!
+//! Real daemon, real kernel programs; the hand that takes away is root's, by raw system calls. Needs root.
+
+#![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail the test they serve"
+)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use chaperone::clock::Clock;
+use chaperone::intercept::Tree;
+use chaperone_tests::shop::{Setup, Shop};
+use chaperone_tests::{process, wait};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// An alarm is to come within this time (issue of the guard's life and death).
+const ALARM: Duration = Duration::from_secs(2);
+const ITEM: &str = "SELECT item FROM orders WHERE id = 7";
+
+/// `bpf(2)` by number, as no client here has it: open a pin, detach a link, add to the first count of an account.
+const HAND: &str = r#"
+import ctypes, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attributes):
+    buffer = ctypes.create_string_buffer(attributes.ljust(128, b'\0'), 128)
+    answer = libc.syscall(321, command, buffer, 128)
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), 'bpf')
+    return answer
+def opened(path):
+    text = ctypes.create_string_buffer(path.encode())
+    return bpf(7, struct.pack('QII', ctypes.addressof(text), 0, 0))
+what, path = sys.argv[1:3]
+if what == 'detach':
+    bpf(34, struct.pack('I', opened(path)))
+else:
+    table, key, value = opened(path), ctypes.create_string_buffer(8), ctypes.create_string_buffer(256)
+    bpf(4, struct.pack('IxxxxQQQ', table, 0, ctypes.addressof(key), 0))
+    bpf(1, struct.pack('IxxxxQQQ', table, ctypes.addressof(key), ctypes.addressof(value), 0))
+    delivered, = struct.unpack_from('Q', value, 8)
+    struct.pack_into('Q', value, 8, delivered + 1)
+    bpf(2, struct.pack('IxxxxQQQ', table, ctypes.addressof(key), ctypes.addressof(value), 0))
+"#;
+
+fn hand(what: &str, pin: &PathBuf) {
+    let mut python = Command::new("python3");
+    process::run(python.args(["-c", HAND, what]).arg(pin), LIMIT).unwrap().success().unwrap();
+}
+
+/// The pinned objects of this name: a link of one generation, or a table.
+fn pin(shop: &Shop, name: &str) -> PathBuf {
+    let folders = fs::read_dir(shop.daemon.dir().path().join("bpf/chaperone")).unwrap().flatten();
+    let found = folders.map(|folder| folder.path().join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("`{name}` is not pinned"))
+}
+
+fn effective(shop: &Shop) -> bool {
+    let programs = shop.status().unwrap()["programs"].clone();
+    programs.as_array().unwrap().iter().all(|program| program["effective"] == true)
+}
+
+/// Milliseconds since the epoch, as the record counts them.
+fn now() -> u64 {
+    Clock::system().now().0
+}
+
+/// Waits for so many events of this kind; the newest, and how long after `since` the daemon wrote it.
+fn alarm(shop: &Shop, kind: &str, many: usize, since: u64) -> (Duration, Value) {
+    let found =
+        wait::until(kind, LIMIT, || Ok(Some(shop.records(kind)?).filter(|found| found.len() >= many)))
+            .unwrap();
+    let newest = found[many - 1].clone();
+    (Duration::from_millis(newest["time"].as_u64().unwrap().saturating_sub(since)), newest)
+}
+
+#[test]
+fn a_program_that_is_detached_is_back_within_two_seconds_and_the_record_says_which() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    for (many, name) in [(1, "agent_egress"), (2, "agent_connect4"), (3, "accepted")] {
+        let since = now();
+        hand("detach", &pin(&shop, name));
+        let (took, found) = alarm(&shop, "guard_mended", many, since);
+        assert!(took < ALARM, "{name} was missed for {took:?}");
+        assert_eq!(found["missing"], serde_json::json!([name]));
+        assert!(effective(&shop), "{name} is not back");
+    }
+    talk.ask(ITEM).unwrap().cell().unwrap();
+    shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
+}
+
+#[test]
+fn pins_that_are_unlinked_detach_nothing_and_are_back_within_two_seconds() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    let (link, table) = (pin(&shop, "agent_egress"), pin(&shop, "SOCKETS"));
+    let generation = link.parent().unwrap().to_owned();
+    let since = now();
+    fs::remove_dir_all(&generation).unwrap();
+    fs::remove_dir_all(table.parent().unwrap()).unwrap();
+    let (took, _) = alarm(&shop, "guard_mended", 1, since);
+    assert!(took < ALARM, "{took:?}");
+    assert!(effective(&shop) && link.exists() && table.exists());
+    talk.ask(ITEM).unwrap().cell().unwrap();
+    shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
+}
+
+#[test]
+fn while_the_guard_cannot_be_mended_agents_are_frozen_and_nothing_is_detached() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    let mount = shop.daemon.dir().path().join("bpf");
+    let since = now();
+    process::run(Command::new("umount").arg("-l").arg(&mount), LIMIT).unwrap().success().unwrap();
+    let (took, found) = alarm(&shop, "guard_broken", 1, since);
+    assert!(took < ALARM, "{took:?}");
+    assert_eq!(found["frozen"], true);
+    let parent = Tree::find().unwrap().mount().join(shop.daemon.parent());
+    let frozen = || fs::read_to_string(parent.join("cgroup.freeze")).unwrap().trim() == "1";
+    assert!(frozen());
+    talk.send(ITEM).unwrap();
+    assert!(talk.is_waiting().unwrap(), "a frozen agent spoke");
+    // As the mount was made.
+    process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&mount), LIMIT)
+        .unwrap()
+        .success()
+        .unwrap();
+    alarm(&shop, "guard_mended", 1, since);
+    wait::until("agents that go on", LIMIT, || Ok((!frozen()).then_some(()))).unwrap();
+    talk.reply().unwrap().cell().unwrap();
+    assert!(effective(&shop));
+    let verified = shop.daemon.cli(&["audit", "verify", "--kernel"]).unwrap();
+    assert!(verified.status.success(), "{}", verified.both());
+}
+
+#[test]
+fn an_agents_cgroup_that_is_removed_and_made_anew_is_guarded_within_two_seconds() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
+    let parent = Tree::find().unwrap().mount().join(shop.daemon.parent());
+    let removed = || {
+        for folder in [parent.join("worker"), parent.clone()] {
+            for run in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if run.path().is_dir() && fs::remove_dir(run.path()).is_err() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(fs::remove_dir(&parent).ok())
+    };
+    wait::until("an empty cgroup", LIMIT, removed).unwrap();
+    let (took, _) = alarm(&shop, "guard_mended", 1, now());
+    assert!(took < ALARM, "{took:?}");
+    assert!(effective(&shop));
+    shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
+}
+
+#[test]
+fn the_guard_is_not_taken_away_while_a_daemon_or_an_agent_runs() {
+    let mut shop = Shop::open(&Setup::default()).unwrap();
+    let refused = shop.daemon.cli(&["uninstall", "--force"]).unwrap();
+    assert!(
+        !refused.status.success() && refused.stderr.contains("another daemon has it"),
+        "{}",
+        refused.both()
+    );
+    let sleeper = shop.agent().start("sleep", ["60"]).unwrap();
+    shop.daemon.stop(Signal::SIGTERM).unwrap();
+    let refused = shop.daemon.cli(&["uninstall"]).unwrap();
+    assert!(!refused.status.success() && refused.stderr.contains("agents run in it"), "{}", refused.both());
+    sleeper.signal(Signal::SIGKILL).unwrap();
+    sleeper.finish(LIMIT).unwrap();
+    wait::until("an empty cgroup", LIMIT, || {
+        Ok(shop.daemon.cli(&["uninstall"])?.status.success().then_some(()))
+    })
+    .unwrap();
+}
+
+/// What `audit verify --kernel` says.
+fn verified(shop: &Shop) -> (Option<i32>, Value) {
+    let seen = shop.daemon.cli(&["audit", "verify", "--kernel", "--json"]).unwrap();
+    let report = serde_json::from_str(seen.stdout.lines().last().unwrap_or_default());
+    (seen.status.code(), report.unwrap_or_else(|_| panic!("{}", seen.both())))
+}
+
+#[test]
+fn every_connection_that_the_kernel_delivered_is_recorded_whatever_became_of_it() {
+    let mut shop = Shop::open(&Setup::default()).unwrap();
+    let mut talk = shop.talk().unwrap();
+    talk.ask(ITEM).unwrap().cell().unwrap();
+    drop(shop.talk().unwrap());
+    // No resource there; nothing said at all; gone before a word.
+    let script = "import socket, time\n\
+        for address in (('192.0.2.1', 80), ('192.0.2.1', 81)):\n\
+        \x20   socket.create_connection(address).close()\n";
+    shop.agent().run("/usr/bin/python3", ["-c", script]).unwrap().success().unwrap();
+    let silent = format!(
+        "import socket, time\ns = socket.create_connection(('127.0.0.1', {}))\ntime.sleep(60)",
+        shop.server.port()
+    );
+    let waiting = shop.agent().start("/usr/bin/python3", ["-c", silent.as_str()]).unwrap();
+    let report = wait::until("a silent connection", LIMIT, || {
+        let (code, report) = verified(&shop);
+        assert_eq!((code, &report["kernel"]["complete"]), (Some(0), &true.into()), "{report}");
+        Ok((report["kernel"]["accounts"][0]["in_hand"] == 1).then_some(report))
+    })
+    .unwrap();
+    let account = &report["kernel"]["accounts"][0];
+    assert_eq!(
+        (&account["sessions"], &account["refused"], &account["in_hand"]),
+        (&2.into(), &2.into(), &1.into())
+    );
+    assert_eq!(account["agent"], "worker");
+    // An orderly end records what was in hand.
+    waiting.signal(Signal::SIGKILL).unwrap();
+    waiting.finish(LIMIT).unwrap();
+    shop.daemon.stop(Signal::SIGTERM).unwrap();
+    let (code, report) = verified(&shop);
+    assert_eq!((code, &report["kernel"]["accounts"][0]["in_hand"]), (Some(0), &0.into()), "{report}");
+    shop.daemon.launch().unwrap();
+    assert_eq!(verified(&shop).0, Some(0));
+}
+
+#[test]
+fn a_connection_that_is_in_no_record_is_named_with_its_agent() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
+    assert_eq!(verified(&shop).0, Some(0));
+    hand("count", &pin(&shop, "ACCOUNTS"));
+    let (code, report) = verified(&shop);
+    assert_eq!((code, &report["kernel"]["complete"]), (Some(1), &false.into()), "{report}");
+    assert_eq!(report["kernel"]["accounts"][0]["difference"], serde_json::json!({ "missing": 1 }));
+    let seen = shop.daemon.cli(&["audit", "verify", "--kernel"]).unwrap();
+    assert!(seen.stdout.contains("BAD: worker (account "), "{}", seen.both());
+}
