@@ -186,6 +186,18 @@ fn the_guard_is_not_taken_away_while_a_daemon_or_an_agent_runs() {
     .unwrap();
 }
 
+#[test]
+fn a_denial_by_the_kernel_is_recorded_with_its_agent() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    let script = "import socket, time\ntry:\n\
+        \x20   socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9))\n\
+        except PermissionError:\n\x20   time.sleep(1)\n";
+    shop.agent().run("/usr/bin/python3", ["-c", script]).unwrap().success().unwrap();
+    let denied =
+        wait::until("a recorded denial", LIMIT, || Ok(shop.records("kernel_denied")?.pop())).unwrap();
+    assert_eq!((&denied["agent"], &denied["reason"]), (&"worker".into(), &"datagram".into()), "{denied}");
+}
+
 /// What `audit verify --kernel` says.
 fn verified(shop: &Shop) -> (Option<i32>, Value) {
     let seen = shop.daemon.cli(&["audit", "verify", "--kernel", "--json"]).unwrap();

@@ -13,7 +13,9 @@ use tokio::sync::broadcast::error::RecvError;
 use super::services::Running;
 use super::{DaemonError, stopping, watching};
 use crate::audit::Event;
+use crate::identity::Resolver;
 use crate::intercept::{DenyEvent, Events, Guard};
+use crate::model::AgentName;
 use crate::session::{LOOKUP_EVERY, Sessions};
 use crate::shutdown::Phase;
 
@@ -114,22 +116,22 @@ struct Denial {
 }
 
 async fn denials(mut events: Events, running: &Running) {
-    let mut counted: HashMap<Denial, u64> = HashMap::new();
+    let mut counted: HashMap<Denial, Count> = HashMap::new();
     let mut flush = tokio::time::interval(DENIALS_EVERY);
     loop {
         // Nothing is lost when either arm is dropped: counts live outside, the ring keeps its records.
         tokio::select! {
             event = events.next() => match event {
-                Ok(event) => count(&mut counted, &event),
+                Ok(event) => count(&mut counted, &event, &running.resolver),
                 Err(error) => {
                     tracing::error!(%error, "kernel denials cannot be read");
                     return;
                 }
             },
             _ = flush.tick() => {
-                for (denial, count) in counted.drain() {
+                for (denial, Count { agent, count }) in counted.drain() {
                     running.note(&Event::KernelDenied {
-                        agent: None,
+                        agent: agent.map(Cow::Owned),
                         cgroup_id: denial.cgroup_id,
                         pid: denial.pid,
                         uid: denial.uid,
@@ -143,7 +145,13 @@ async fn denials(mut events: Events, running: &Running) {
     }
 }
 
-fn count(counted: &mut HashMap<Denial, u64>, event: &DenyEvent) {
+/// How often, and whose.
+struct Count {
+    agent: Option<AgentName>,
+    count: u64,
+}
+
+fn count(counted: &mut HashMap<Denial, Count>, event: &DenyEvent, resolver: &Resolver) {
     let mut denial = Denial {
         reason: event.reason.as_str(),
         cgroup_id: event.cgroup_id,
@@ -160,6 +168,9 @@ fn count(counted: &mut HashMap<Denial, u64>, event: &DenyEvent) {
             destination: String::new(),
         };
     }
-    let count = counted.entry(denial).or_insert(0);
-    *count = count.saturating_add(1);
+    let (cgroup, pid) = (denial.cgroup_id, denial.pid);
+    // Looked up while the process may still be there, and once for each kind of denial only.
+    let entry =
+        counted.entry(denial).or_insert_with(|| Count { agent: resolver.agent_near(cgroup, pid), count: 0 });
+    entry.count = entry.count.saturating_add(1);
 }

@@ -69,6 +69,13 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// The path of a cgroup, if it is remembered or the hint is right; looks no further.
+    pub(super) fn path_if_near(&self, id: u64, hint: Option<&Path>) -> Option<PathBuf> {
+        let remembered = self.known.lock().get(&id).cloned();
+        let hinted = hint.filter(|path| is_below(path)).map(Path::to_owned);
+        [remembered, hinted].into_iter().flatten().find(|path| self.id_of(path) == Some(id))
+    }
+
     /// The one agent a path belongs to.
     pub(super) fn agent_of(&self, path: &Path) -> Result<AgentName, IdentityError> {
         let matching: BTreeSet<&AgentName> =
