@@ -19,6 +19,7 @@ pub mod intercept;
 pub mod tls;
 
 pub mod gate;
+pub mod jail;
 pub mod protocol;
 pub mod session;
 

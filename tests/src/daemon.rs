@@ -24,6 +24,8 @@ pub struct Plan {
     pub tables: String,
     /// Keys at the top of the file, as TOML.
     pub top: String,
+    /// `[jail]`, as TOML; nothing shares `/tmp`, because programs and certificates of the stage lie there.
+    pub jail: String,
     /// Whether programs are attached to the root of the tree. Only for tests of that: it touches every process of the machine.
     pub sentinel: bool,
     /// Files of the policy folder by name; none means the policies that ship with the project.
@@ -192,8 +194,9 @@ impl Daemon {
         let text = format!(
             "state_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\npolicy_dir = \"{root}/policies\"\n\
              default = \"deny\"\n{top}\n\n[intercept]\nparent = \"{parent}\"\nport = {port}\n\
-             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n\n{tables}\n",
+             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n\n[jail]\n{jail}\n\n{tables}\n",
             top = plan.top,
+            jail = if plan.jail.is_empty() { "private_tmp = false" } else { &plan.jail },
             sentinel = plan.sentinel,
             parent = self.parent,
             port = ports::free()?,

@@ -147,6 +147,7 @@ fn refused(answer: &Answer) -> ExitCode {
         Answer::Status(_)
         | Answer::Sessions { .. }
         | Answer::Accounts { .. }
+        | Answer::Placed { .. }
         | Answer::Tickets { .. }
         | Answer::Ticket(_)
         | Answer::Done { .. } => eprintln!("chaperone: the daemon answered something else"),

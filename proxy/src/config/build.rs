@@ -14,7 +14,7 @@ use super::reader::At;
 use super::{Config, DefaultVerdict, file, value};
 use crate::identity::{AgentMatch, AgentSettings, TokenSource};
 use crate::model::{AddressPattern, AgentName, Credential, Protocol, Resource, UpstreamTls, UpstreamTlsMode};
-use crate::{approval, audit, identity, intercept, policy, sql, tls};
+use crate::{approval, audit, identity, intercept, jail, policy, sql, tls};
 
 const STATE_DIR: &str = "/var/lib/chaperone";
 const RUNTIME_DIR: &str = "/run/chaperone";
@@ -59,6 +59,8 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         Some(flag) if !flag.value => intercept::Sentinel::Off,
         Some(_) | None => intercept::Sentinel::On,
     };
+    let keep = file.jail.keep.iter().map(|text| value::path("keep", text, problems)).collect::<Vec<_>>();
+    let launchers = launchers(&file.agents, problems);
     let agents = agents(&file.agents, problems);
     let resources = resources(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
@@ -68,13 +70,30 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         .map_err(|error| problems.add(0, format!("cannot find this program's own path: {error}")))
         .ok();
     let (state_dir, runtime_dir) = (state_dir?, runtime_dir?);
+    let (policy_dir, pin_dir) = (policy_dir?, pin_dir?);
     let parent = PathBuf::from(parent?);
+    let own = [&state_dir, &runtime_dir, &policy_dir, &pin_dir].map(Clone::clone);
     Some(Config {
-        policy: policy::Settings { dir: policy_dir? },
+        jail: jail::Settings {
+            keep: keep.into_iter().collect::<Option<_>>()?,
+            // Private unless shared: others' sockets and half-written files lie there.
+            tmp: match &file.jail.private_tmp {
+                Some(flag) if !flag.value => jail::Tmp::Shared,
+                Some(_) | None => jail::Tmp::Private,
+            },
+            // Refused unless allowed: no filter sees what it does.
+            uring: match &file.jail.io_uring {
+                Some(flag) if flag.value => jail::Uring::Allowed,
+                Some(_) | None => jail::Uring::Refused,
+            },
+            hidden: own.into_iter().chain(secrets(&resources)).collect(),
+            launchers,
+        },
+        policy: policy::Settings { dir: policy_dir },
         default: default?,
         identity: identity::Settings { agents, parent: parent.clone(), steps: runtime_dir.join("steps") },
         resources,
-        intercept: intercept::Settings { parent, pin_dir: pin_dir?, port: port?, sentinel },
+        intercept: intercept::Settings { parent, pin_dir, port: port?, sentinel },
         audit: audit::Settings {
             dir: state_dir.join("audit"),
             sync_every: file.sync_every.unwrap_or(SYNC_EVERY),
@@ -177,6 +196,34 @@ fn agents(raw: &[file::Agent], problems: &mut Problems) -> Vec<AgentSettings> {
         }
     }
     agents
+}
+
+/// Who may start which agent without root. Root always may, and is nobody to be named.
+fn launchers(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName, BTreeSet<u32>> {
+    let mut launchers = BTreeMap::new();
+    for agent in raw {
+        let mut accounts = BTreeSet::new();
+        for text in &agent.run_by {
+            match value::user(text, problems) {
+                Some(0) => problems.add(text.line, "`run_by` names accounts without root; root may always"),
+                Some(uid) => {
+                    accounts.insert(uid);
+                }
+                None => {}
+            }
+        }
+        launchers.insert(AgentName(agent.name.value.clone()), accounts);
+    }
+    launchers
+}
+
+/// Files that hold what the daemon shows to servers in an agent's place.
+fn secrets(resources: &[Arc<Resource>]) -> Vec<PathBuf> {
+    let of = |resource: &Arc<Resource>| {
+        let credential = resource.credential.clone();
+        [credential.password_file, credential.client_certificate.map(|(_, key)| key)]
+    };
+    resources.iter().flat_map(of).flatten().collect()
 }
 
 fn agent_match(raw: &file::Match, problems: &mut Problems) -> Option<AgentMatch> {

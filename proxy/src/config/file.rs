@@ -18,6 +18,7 @@ pub(super) struct File {
     pub(super) resources: Vec<Target>,
     pub(super) approvers: Vec<Approver>,
     pub(super) intercept: Intercept,
+    pub(super) jail: Jail,
     pub(super) sync_every: Option<Duration>,
     pub(super) checkpoint_every: Option<Duration>,
     pub(super) workers: Option<At<u64>>,
@@ -29,6 +30,7 @@ pub(super) struct File {
 pub(super) struct Agent {
     pub(super) name: At<String>,
     pub(super) matches: Option<Match>,
+    pub(super) run_by: Vec<At<String>>,
     pub(super) identity: Option<Identity>,
 }
 
@@ -101,6 +103,14 @@ pub(super) struct Intercept {
     pub(super) sentinel: Option<At<bool>>,
 }
 
+/// `[jail]`.
+#[derive(Debug, Default)]
+pub(super) struct Jail {
+    pub(super) keep: Vec<At<String>>,
+    pub(super) private_tmp: Option<At<bool>>,
+    pub(super) io_uring: Option<At<bool>>,
+}
+
 /// An agent's tool gives up after a minute or so; an hour is for people at a prompt.
 const HOLD_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 /// A token that lives longer than a week is not short-lived.
@@ -130,6 +140,15 @@ impl File {
             section.finish(problems);
             intercept
         });
+        let jail = root.section("jail", problems).map_or_else(Jail::default, |mut section| {
+            let jail = Jail {
+                keep: section.texts("keep", problems).unwrap_or_default(),
+                private_tmp: section.flag("private_tmp", problems),
+                io_uring: section.flag("io_uring", problems),
+            };
+            section.finish(problems);
+            jail
+        });
         let (mut sync_every, mut checkpoint_every) = (None, None);
         if let Some(mut section) = root.section("audit", problems) {
             sync_every = section.duration("sync_every", SYNC_BOUNDS, problems);
@@ -156,6 +175,7 @@ impl File {
             resources,
             approvers,
             intercept,
+            jail,
             sync_every,
             checkpoint_every,
             workers,
@@ -194,7 +214,8 @@ fn agent(section: &mut Section<'_>, problems: &mut Problems) -> Option<Agent> {
         section.finish(problems);
         identity
     });
-    Some(Agent { name: name?, matches, identity })
+    let run_by = section.texts("run_by", problems).unwrap_or_default();
+    Some(Agent { name: name?, matches, run_by, identity })
 }
 
 fn identity(section: &mut Section<'_>, problems: &mut Problems) -> Option<Identity> {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use error::{ConfigError, Problem};
 
 use crate::model::Resource;
-use crate::{approval, audit, identity, intercept, policy, sql, tls};
+use crate::{approval, audit, identity, intercept, jail, policy, sql, tls};
 
 /// What becomes of a connection to a destination that is no registered resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +56,8 @@ pub struct Config {
     pub resources: Vec<Arc<Resource>>,
     /// Capture.
     pub intercept: intercept::Settings,
+    /// What holds agents that `chaperone run` starts.
+    pub jail: jail::Settings,
     /// The record.
     pub audit: audit::Settings,
     /// Held requests.

@@ -20,6 +20,7 @@ identity = { issuer = "https://idp.example", audience = "chaperone", token_file 
 
 [[agent]]
 name = "loose"
+run_by = ["4711"]
 
 [[resource]]
 name      = "orders-db"
@@ -41,6 +42,11 @@ groups = ["dba"]
 parent = "agents.slice"
 port = 15999
 pin_dir = "/sys/fs/bpf/chaperone"
+
+[jail]
+keep = ["/run/postgresql"]
+private_tmp = false
+io_uring = true
 
 [audit]
 sync_every = "10ms"
@@ -88,6 +94,12 @@ fn a_full_file_reaches_every_room() {
     assert_eq!(config.intercept.port, 15999);
     assert_eq!(config.audit.sync_every, Duration::from_millis(10));
     assert_eq!(config.audit.dir, Path::new("/var/lib/chaperone/audit"));
+    assert_eq!(config.jail.keep, [Path::new("/run/postgresql")]);
+    assert_eq!((config.jail.tmp, config.jail.uring), (jail::Tmp::Shared, jail::Uring::Allowed));
+    assert!(config.jail.hidden.contains(&PathBuf::from("/run/credentials/orders-db")));
+    let launchers: Vec<_> =
+        config.jail.launchers.iter().map(|(agent, uids)| (agent.0.as_str(), uids)).collect();
+    assert_eq!(launchers, [("loose", &[4711].into()), ("reporter", &[].into())]);
     assert_eq!(config.sql.workers, 3);
     assert!(matches!(config.metrics, Some(MetricsAddress::Loopback(_))));
 }
@@ -101,6 +113,16 @@ fn an_empty_file_denies_everything_with_defaults() {
     let config = parse(RESOURCE).unwrap();
     assert_eq!(config.resources[0].tls.mode, UpstreamTlsMode::VerifyFull);
     assert_eq!(config.resources[0].hold, Duration::from_secs(50));
+}
+
+#[test]
+fn a_jail_is_closed_unless_opened_and_its_mistakes_have_lines() {
+    let config = parse("").unwrap();
+    assert_eq!((config.jail.tmp, config.jail.uring), (jail::Tmp::Private, jail::Uring::Refused));
+    assert!(config.jail.keep.is_empty() && config.jail.launchers.is_empty());
+    let text = "[[agent]]\nname = \"a\"\nrun_by = [\"root\", \"no-such-user-here\"]\n\
+                [jail]\nkeep = [\"run/x\"]\nprivate_tmp = \"yes\"\nprivate = true\n";
+    assert_eq!(lines(text), [3, 3, 5, 6, 7]);
 }
 
 #[test]

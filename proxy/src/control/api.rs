@@ -48,6 +48,13 @@ pub enum Call {
         /// Which.
         id: TicketId,
     },
+    /// Makes the calling process an agent.
+    Place {
+        /// Which.
+        agent: AgentName,
+        /// What the run is for, in the launcher's words.
+        step: Option<String>,
+    },
     /// Votes on a ticket.
     Vote {
         /// Which.
@@ -82,6 +89,11 @@ pub enum Answer {
     },
     /// To `ticket` and `vote`.
     Ticket(Box<Ticket>),
+    /// To `place`: the caller is an agent now.
+    Placed {
+        /// Its cgroup, below the cgroup2 mount.
+        cgroup: String,
+    },
     /// It was done.
     Done {
         /// What, in a sentence.

@@ -12,4 +12,4 @@ mod server;
 pub use api::{AccountState, AgentState, Answer, Call, ProgramState, StatusReport};
 pub use client::{Client, ControlError};
 pub use metrics::{Metrics, MetricsListener};
-pub use server::{Server, Services};
+pub use server::{Peer, Server, Services};

@@ -3,11 +3,13 @@
 //! A connection may make many calls, one line each. Bounded: line length, connections, time without a call.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -51,8 +53,24 @@ pub trait Services: fmt::Debug + Send + Sync {
     fn accounts(&self) -> Result<Vec<AccountState>, String>;
     /// Notes an operator's act in the record.
     fn acted(&self, by: &str, action: &str, target: &str);
+    /// Places the calling process into a guarded cgroup of its own; the answer is its path below the cgroup2 mount.
+    ///
+    /// # Errors
+    /// With why it is not one of this agent's, in words for the caller.
+    fn place(&self, caller: Peer, agent: &AgentName, step: Option<&str>) -> Result<String, String>;
     /// Whether a process is inside the agents' cgroup, or cannot be shown not to be.
     fn is_agent(&self, pid: Option<i32>) -> bool;
+}
+
+/// A process at the other end of the socket, by the kernel's word.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its account.
+    pub uid: u32,
+    /// Its number, which may come to mean another process.
+    pub pid: u32,
+    /// A handle that never does; kernels before 6.5 give none.
+    pub handle: Option<OwnedFd>,
 }
 
 /// The control socket.
@@ -128,7 +146,11 @@ impl Server {
 
     async fn converse(&self, stream: UnixStream) -> std::io::Result<()> {
         let credentials = stream.peer_cred()?;
-        let caller = Caller { uid: credentials.uid(), agent: self.services.is_agent(credentials.pid()) };
+        let agent = self.services.is_agent(credentials.pid());
+        let handle = getsockopt(&stream, sockopt::PeerPidfd).ok();
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+        let uid = credentials.uid();
+        let mut caller = Caller { uid, agent, peer: pid.map(|pid| Peer { uid, pid, handle }) };
         let mut stream = BufReader::new(stream);
         loop {
             let mut line = String::new();
@@ -138,7 +160,7 @@ impl Server {
                 return Ok(());
             }
             let answer = match serde_json::from_str::<Call>(&line) {
-                Ok(call) => self.answer(&caller, call),
+                Ok(call) => self.answer(&mut caller, call),
                 Err(error) => Answer::Refused { why: format!("the call cannot be read: {error}") },
             };
             let mut text = serde_json::to_string(&answer)?;
@@ -147,10 +169,13 @@ impl Server {
         }
     }
 
-    fn answer(&self, caller: &Caller, call: Call) -> Answer {
+    fn answer(&self, caller: &mut Caller, call: Call) -> Answer {
         let refuse = |why: &str| Answer::Refused { why: why.to_owned() };
         if caller.agent {
             return refuse("agents have no business here");
+        }
+        if let Call::Place { agent, step } = &call {
+            return self.place(caller, agent, step.as_deref());
         }
         let voter = self.queue.voter(caller.uid);
         if caller.uid != 0 && voter.is_none() {
@@ -180,7 +205,8 @@ impl Server {
             | Call::Kill { .. }
             | Call::Reload
             | Call::Quarantine { .. }
-            | Call::Release { .. } => refuse("only root may do that"),
+            | Call::Release { .. }
+            | Call::Place { .. } => refuse("only root may do that"),
             Call::Tickets { all } => {
                 let tickets =
                     self.queue.list().into_iter().filter(|ticket| all || ticket.state.is_open()).collect();
@@ -194,6 +220,18 @@ impl Server {
                 Some(voter) => self.vote(&id, &voter, vote, reason),
                 None => refuse("this account is no configured approver"),
             },
+        }
+    }
+
+    /// Once for each connection: after it the caller is an agent.
+    fn place(&self, caller: &mut Caller, agent: &AgentName, step: Option<&str>) -> Answer {
+        let Some(peer) = caller.peer.take() else {
+            return Answer::Refused { why: "the kernel does not say which process calls".to_owned() };
+        };
+        caller.agent = true;
+        match self.services.place(peer, agent, step) {
+            Ok(cgroup) => Answer::Placed { cgroup },
+            Err(why) => Answer::Refused { why },
         }
     }
 
@@ -221,6 +259,7 @@ fn done(result: Result<String, String>) -> Answer {
 struct Caller {
     uid: u32,
     agent: bool,
+    peer: Option<Peer>,
 }
 
 impl Caller {

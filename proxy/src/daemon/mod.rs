@@ -5,6 +5,7 @@
 //! close the record. The kernel guard stays in place throughout. INVARIANT: nothing is accepted before the record is open.
 
 mod notify;
+mod placing;
 mod services;
 mod stopping;
 mod watchers;
@@ -27,7 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Config, MetricsAddress};
 use crate::control::{Metrics, MetricsListener, Server, Services};
 use crate::gate::{Gate, Turned};
-use crate::identity::{ProcessOrigin, Resolver};
+use crate::identity::{ProcessOrigin, Resolver, Steps};
 use crate::intercept::{Connection, Guard, Listener};
 use crate::net::reset_on_close;
 use crate::policy::Live;
@@ -185,7 +186,9 @@ async fn build(
         quarantine: sessions.quarantine.clone(),
         guard: Arc::clone(&guard),
         appender: log.appender(),
-        parent: config.intercept.parent.clone(),
+        intercept: config.intercept.clone(),
+        launchers: config.jail.launchers.clone(),
+        steps: Steps::new(&config.identity.steps, &config.identity.parent),
         started_at: clock.now(),
     });
     Ok((sessions, running, guard))

@@ -3,7 +3,7 @@
 //! Refuses nothing by itself: who may ask is decided in `control`. A process that cannot be looked at counts as an agent.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,13 +13,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Exposition;
 
-use super::{stopping, watching};
+use super::{placing, stopping, watching};
 use crate::approval::{Queue, State, Ticket};
 use crate::audit::{Appender, Event, TicketFacts};
-use crate::control::{AccountState, AgentState, Metrics, ProgramState, Services, StatusReport};
+use crate::control::{AccountState, AgentState, Metrics, Peer, ProgramState, Services, StatusReport};
 use crate::gate::{Gate, PrincipalSource};
-use crate::identity::Resolver;
-use crate::intercept::{AccountCounts, Guard};
+use crate::identity::{Resolver, Steps};
+use crate::intercept::{self, AccountCounts, Guard};
 use crate::model::{AgentName, Identity, Principal, UnixMillis};
 use crate::policy::Live;
 use crate::session::{Quarantine, Registry};
@@ -45,7 +45,9 @@ pub(super) struct Running {
     pub(super) quarantine: Quarantine,
     pub(super) guard: Arc<Guard>,
     pub(super) appender: Appender,
-    pub(super) parent: PathBuf,
+    pub(super) intercept: intercept::Settings,
+    pub(super) launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+    pub(super) steps: Steps,
     pub(super) started_at: UnixMillis,
 }
 
@@ -148,11 +150,15 @@ impl Services for Running {
         self.note(&Event::OperatorActed { by: by.into(), action: action.into(), target: target.into() });
     }
 
+    fn place(&self, caller: Peer, agent: &AgentName, step: Option<&str>) -> Result<String, String> {
+        placing::place(self, caller, agent, step)
+    }
+
     fn is_agent(&self, pid: Option<i32>) -> bool {
         // A caller that cannot be looked at might be anything.
         let Some(pid) = pid else { return true };
         let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return true };
-        let parent = format!("/{}", self.parent.display());
+        let parent = format!("/{}", self.intercept.parent.display());
         text.lines().filter_map(|line| line.strip_prefix("0::")).any(|path| {
             path == parent || path.strip_prefix(&parent).is_some_and(|rest| rest.starts_with('/'))
         })

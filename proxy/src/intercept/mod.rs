@@ -33,7 +33,7 @@ pub use guard::{Guard, counts, effective, uninstall};
 pub use listener::{Connection, Listener};
 pub use programs::ProgramStatus;
 pub use proxy_common::event::Reason;
-pub use sys::close_descriptors_on_exec;
+pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
 
 /// Whether agents are kept from sockets that were opened before they were agents, or that others passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -186,6 +186,47 @@ pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     if failed == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes a mount and everything mounted below it read-only, for the mount namespace of this process.
+///
+/// # Errors
+/// When the kernel refuses, `InvalidInput` when nothing is mounted at `path`.
+pub fn make_mounts_read_only(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let wanted =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is terminated, the structure is as long as the call says, and both outlive it.
+    // JUSTIFICATION: no safe wrapper; a remount for each mount would have to repeat flags that a race can change.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            &raw const wanted,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A handle on the process that has this id now; it never means another one.
+///
+/// # Errors
+/// When there is no such process.
+pub fn process_handle(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: the call takes two numbers.
+    // JUSTIFICATION: no safe wrapper.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(answer).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave this descriptor to us and to nobody else.
+    // JUSTIFICATION: ownership of a raw descriptor can only be claimed.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Marks every descriptor above standard error to be closed by the next `exec`.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! a guard where no BPF file system is mounted. Both are told what to do by the environment, and end with 0 only if it worked.
 //! Not part of the product.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use chaperone::cli::run;
 use chaperone::identity::Steps;
 use chaperone::intercept::{Guard, Sentinel, Settings, Tree, uninstall};
+use chaperone::jail;
 
 fn main() -> Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
@@ -40,7 +42,14 @@ fn launch() -> Result<ExitCode> {
     let code = {
         // The test's folder is a BPF file system, which takes no files; where there is no folder, nothing is noted.
         let steps = Steps::new(&Path::new(&of("LAUNCH_RUNTIME")?).join("steps"), &settings.parent);
-        run::run(args, &settings, &steps)?
+        let jail = jail::Settings {
+            keep: Vec::new(),
+            tmp: jail::Tmp::Private,
+            uring: jail::Uring::Refused,
+            hidden: Vec::new(),
+            launchers: BTreeMap::new(),
+        };
+        run::run(args, &settings, &steps, &jail)?
     };
     println!("launcher ended: {code:?}");
     Ok(ExitCode::FAILURE)

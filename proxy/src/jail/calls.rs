@@ -1,0 +1,162 @@
+//! The system call filters of the jail.
+//!
+//! Refused are calls that reach around the guard, into other processes, into mounts and namespaces, or into the kernel's own
+//! configuration; socket families that the guard cannot see; and two terminal controls that type for somebody else.
+//! Limits: a filter sees numbers, not what pointers point to; 32-bit system calls end the process; what `io_uring` does is not
+//! seen, which is why it is refused unless the configuration allows it.
+
+use std::collections::BTreeMap;
+
+use nix::libc;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use super::Uring;
+use super::error::JailError;
+
+/// Bit that marks a system call of the x32 ABI, which the filter's architecture check does not tell apart.
+const X32: i64 = 0x4000_0000;
+/// Numbers that x32 has of its own: `ptrace`, `process_vm_readv`, `process_vm_writev`, `kexec_load`, `ioctl`.
+const X32_OWN: [i64; 4] = [521, 539, 540, 528];
+const X32_IOCTL: i64 = 514;
+/// Linux 6.15; the C library's bindings do not name it everywhere.
+const OPEN_TREE_ATTR: i64 = 467;
+/// Calls that reach around the guard, into other processes, or into the kernel's own configuration.
+const REFUSED: [i64; 32] = [
+    libc::SYS_bpf,
+    // A key that is not there makes the kernel start a program of its own, outside every agent's cgroup.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_perf_event_open,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_userfaultfd,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+];
+/// Its ring could be handed on as a descriptor, so using one is refused as well as making one.
+const URING: [i64; 3] = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// Socket families an agent may use; the kernel's guard sees the internet ones.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Namespaces that an agent may not make: in a user namespace it would have every capability over the others.
+const NAMESPACES: [libc::c_int; 8] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+    // As a flag of `clone` this bit belongs to the number of the exit signal, where no signal needs it.
+    CLONE_NEWTIME,
+];
+const CLONE_NEWTIME: libc::c_int = 0x80;
+/// Typing into a terminal, and pasting a console's selection into it: a shared terminal would run it as its owner.
+const TYPING: [u64; 2] = [libc::TIOCSTI, TIOCLINUX];
+const TIOCLINUX: u64 = 0x541C;
+
+type Rules = Vec<(i64, Vec<SeccompRule>)>;
+
+/// Three filters, because each has one answer: EPERM, ENOSYS, EAFNOSUPPORT.
+pub(super) fn filters(uring: Uring) -> Result<Vec<BpfProgram>, JailError> {
+    build(uring).map_err(|source| JailError::privileges("build the system call filter", source))
+}
+
+/// Applies them to this thread, for good.
+pub(super) fn apply(filters: &[BpfProgram]) -> Result<(), JailError> {
+    filters.iter().try_for_each(|filter| {
+        seccompiler::apply_filter(filter)
+            .map_err(|source| JailError::privileges("apply the system call filter", source))
+    })
+}
+
+fn build(uring: Uring) -> Result<Vec<BpfProgram>, BackendError> {
+    let whole = |number: i64| (number, Vec::new());
+    let mut refused: Rules = REFUSED.into_iter().map(whole).collect();
+    refused.extend(X32_OWN.map(|number| whole(number | X32)));
+    match uring {
+        Uring::Refused => refused.extend(URING.map(whole)),
+        Uring::Allowed => {}
+    }
+    let namespaces = NAMESPACES.into_iter().map(has_flag).collect::<Result<Vec<_>, _>>()?;
+    refused.push((libc::SYS_unshare, namespaces.clone()));
+    refused.push((libc::SYS_clone, namespaces));
+    let typing =
+        TYPING.into_iter().map(|what| rule(1, SeccompCmpOp::Eq, what)).collect::<Result<Vec<_>, _>>()?;
+    refused.push((libc::SYS_ioctl, typing.clone()));
+    refused.push((X32_IOCTL | X32, typing));
+    // Without `clone3` the C library falls back to `clone`, whose flags can be seen.
+    let unknown = vec![whole(libc::SYS_clone3)];
+    let foreign = FAMILIES
+        .into_iter()
+        .map(|family| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, unsigned(family)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let foreign = SeccompRule::new(foreign)?;
+    let sockets = [libc::SYS_socket, libc::SYS_socketpair].map(|number| (number, vec![foreign.clone()]));
+    Ok(vec![
+        filter(refused, libc::EPERM)?,
+        filter(unknown, libc::ENOSYS)?,
+        filter(sockets.into(), libc::EAFNOSUPPORT)?,
+    ])
+}
+
+fn has_flag(flag: libc::c_int) -> Result<SeccompRule, BackendError> {
+    rule(0, SeccompCmpOp::MaskedEq(unsigned(flag)), unsigned(flag))
+}
+
+fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
+}
+
+/// All of these constants are small or bit patterns of 32 bits.
+fn unsigned(number: libc::c_int) -> u64 {
+    u64::from(number.cast_unsigned())
+}
+
+fn filter(rules: Rules, errno: libc::c_int) -> Result<BpfProgram, BackendError> {
+    let mut table = BTreeMap::new();
+    for (number, rule) in rules {
+        table.insert(number | X32, rule.clone());
+        table.insert(number, rule);
+    }
+    let answer = SeccompAction::Errno(errno.cast_unsigned());
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(table, SeccompAction::Allow, answer, arch)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_compiles_with_and_without_io_uring() {
+        for uring in [Uring::Refused, Uring::Allowed] {
+            assert_eq!(filters(uring).unwrap().len(), 3);
+        }
+    }
+}

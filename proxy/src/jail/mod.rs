@@ -1,0 +1,132 @@
+//! The jail around an agent that `chaperone run` starts: what it can no longer see, call or reach.
+//!
+//! [`guarded`] makes the run's cgroup and refuses one that the kernel does not guard. [`close`] then shuts the jail around this
+//! very process, in this order: inherited descriptors, mounts, capabilities and ids, new privileges, Landlock, system calls.
+//! A failure at any step must end the process. [`Newcomer`] is the daemon's side for launchers without root.
+//! INVARIANT: nothing here widens what the process may do. Known limits: a path is hidden, not the file behind it (a hard link
+//! made earlier still shows it); sockets that hosts open later outside the covered folders are not covered; unix datagrams and
+//! connections that the standard streams bring in stay.
+
+mod account;
+mod calls;
+mod error;
+mod mounts;
+mod newcomer;
+mod scope;
+mod sockets;
+mod streams;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use nix::sys::prctl;
+
+pub use account::Account;
+pub use error::JailError;
+pub use newcomer::Newcomer;
+
+use crate::intercept::{self, Cgroup, InterceptError, Tree};
+use crate::model::AgentName;
+
+/// What `/tmp` and `/var/tmp` are to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tmp {
+    /// Empty folders of its own, gone with it.
+    Private,
+    /// The host's, with everything that others leave there.
+    Shared,
+}
+
+/// Whether an agent may use `io_uring`, whose operations no system call filter sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uring {
+    /// No.
+    Refused,
+    /// Yes: it can then open sockets of families that the filter refuses; the packet guard still holds.
+    Allowed,
+}
+
+/// How agents are jailed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Paths that stay as they are on the host: below `/run` and `/tmp`, and sockets anywhere.
+    pub keep: Vec<PathBuf>,
+    /// What `/tmp` is.
+    pub tmp: Tmp,
+    /// Whether `io_uring` works.
+    pub uring: Uring,
+    /// Files and folders that no agent sees, whatever its account: the daemon's own.
+    pub hidden: Vec<PathBuf>,
+    /// Accounts without root that may start an agent.
+    pub launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+}
+
+/// Who starts the agent, which decides how mounts and ids change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launcher {
+    /// Root, for an account of the agent's own, or for root itself.
+    Root(Option<Account>),
+    /// An account without root, which the agent keeps; mounts change in a user namespace.
+    Unprivileged,
+}
+
+/// A fresh cgroup for a run of this agent, which the kernel says is guarded by every program.
+///
+/// # Errors
+/// When it cannot be made, or anything does not guard it.
+pub fn guarded(settings: &intercept::Settings, agent: &str) -> Result<Cgroup, JailError> {
+    let parent = Tree::find()?.open(&settings.parent)?;
+    let mut number = [0_u8; 8];
+    getrandom::fill(&mut number).map_err(|source| JailError::Random { source })?;
+    let name = format!("{:016x}", u64::from_ne_bytes(number));
+    let cgroup = parent.child(agent, &name)?;
+    let missing: Vec<&str> = intercept::effective(settings, &cgroup)?
+        .iter()
+        .filter(|status| !status.effective)
+        .map(|status| status.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(cgroup);
+    }
+    cgroup.remove()?;
+    Err(InterceptError::Unguarded { missing: missing.join(", ") }.into())
+}
+
+/// Whether this process is in the cgroup at `path`, below the cgroup2 mount.
+///
+/// # Errors
+/// When it is not, or that cannot be read.
+pub fn require_inside(path: &std::path::Path) -> Result<(), JailError> {
+    let own = Tree::find()?.own()?;
+    let plain = |path: &std::path::Path| path.strip_prefix("/").unwrap_or(path).to_owned();
+    if plain(&own) == plain(path) { Ok(()) } else { Err(JailError::Elsewhere { path: own }) }
+}
+
+/// Refuses standard streams that would reach around the jail; to be asked before anything is changed.
+///
+/// # Errors
+/// When one of them does.
+pub fn require_plain_streams() -> Result<(), JailError> {
+    streams::check_all()
+}
+
+/// Closes the jail around this process. It must be single-threaded and already in its cgroup.
+///
+/// # Errors
+/// When a step fails; the process must then end.
+pub fn close(settings: &Settings, launcher: &Launcher) -> Result<(), JailError> {
+    streams::check_all()?;
+    let filters = calls::filters(settings.uring)?;
+    mounts::seclude(settings, launcher)?;
+    intercept::close_descriptors_on_exec()?;
+    match launcher {
+        Launcher::Root(account) => account::give_up(account.as_ref(), account::Rest::of(account.as_ref()))?,
+        Launcher::Unprivileged => account::give_up(None, account::Rest::Nothing)?,
+    }
+    prctl::set_no_new_privs().map_err(|problem| JailError::Privileges {
+        action: "forbid new privileges",
+        source: problem.into(),
+    })?;
+    scope::enter()?;
+    calls::apply(&filters)
+}

@@ -1,0 +1,28 @@
+//! Landlock: what an agent may not do to processes outside its jail.
+//!
+//! A domain of its own keeps it from tracing or reading processes outside (every kernel with a domain), from abstract unix
+//! sockets that others listen on, and from signalling others (Linux 6.12). One file right is handled and given back at once,
+//! because kernels without those two make no domain for less. Limits: Linux before 5.19 would refuse to move files between
+//! folders in any domain, so there is none there; capabilities and accounts are then what protects others.
+
+use landlock::{
+    AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
+};
+
+use super::error::JailError;
+
+/// Enters a domain, as far as this kernel has them. New privileges must be forbidden already.
+pub(super) fn enter() -> Result<(), JailError> {
+    let refused = |source| JailError::privileges("enter a Landlock domain", source);
+    let root = PathFd::new("/").map_err(|source| JailError::privileges("open `/` for Landlock", source))?;
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::Refer)
+        .and_then(|ruleset| ruleset.scope(Scope::AbstractUnixSocket))
+        .and_then(|ruleset| ruleset.scope(Scope::Signal))
+        .and_then(Ruleset::create)
+        .and_then(|ruleset| ruleset.add_rule(PathBeneath::new(root, AccessFs::Refer)))
+        .map_err(refused)?;
+    ruleset.restrict_self().map_err(refused)?;
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Launchers without root: the daemon places them, by its own configuration, after looking at them.
+
+use super::*;
+
+/// Asks the daemon to be placed, after `before`, and prints whether it was and which cgroup it is in.
+fn asking(daemon: &Daemon, account: &str, agent: &str, before: &str) -> Vec<String> {
+    let script = format!(
+        "{PRELUDE}\nimport json, threading, time\n{before}\n\
+         control = socket.socket(socket.AF_UNIX)\ncontrol.connect('{}')\n\
+         control.sendall(json.dumps({{'call': 'place', 'agent': '{agent}', 'step': None}}).encode() + b'\\n')\n\
+         answer = json.loads(control.recv(65536))\n\
+         print(answer['answer'], answer.get('why', ''))\n\
+         print('{}' in open('/proc/self/cgroup').read())\n\
+         sys.stdout.flush(); os._exit(0)",
+        daemon.control_socket().display(),
+        daemon.parent()
+    );
+    let mut command = as_account(account).unwrap();
+    lines(command.args(["/usr/bin/python3", "-c", &script]))
+}
+
+/// `chaperone run` as an account, with a script for the agent.
+fn running(daemon: &Daemon, account: &str, script: &str) -> process::Finished {
+    let mut command = as_account(account).unwrap();
+    command.arg(daemon.program()).args(["run", "--config"]).arg(daemon.config());
+    command.args([
+        "--agent",
+        AGENT,
+        "--step",
+        "by hand",
+        "--",
+        "/usr/bin/python3",
+        "-c",
+        &format!("{PRELUDE}\n{script}"),
+    ]);
+    process::run(command.current_dir("/"), LIMIT).unwrap()
+}
+
+const WHERE: &str = "
+status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines())
+print(os.getuid(), status['CapEff'], status['CapBnd'], status['NoNewPrivs'], status['Seccomp'])
+print([l for l in open('/proc/self/cgroup').read().splitlines() if l.startswith('0::')][0])
+print(os.listdir('/run'))
+say(lambda: socket.create_connection(('192.0.2.1', 80), 5))
+say(lambda: call(165, b'x', b'/run', b'tmpfs', 0, 0))
+say(lambda: call(321, 0, 0, 0))
+";
+
+#[test]
+fn an_account_that_is_named_starts_an_agent_in_the_whole_jail() {
+    let (daemon, service) = (stage(""), Service::in_run());
+    let script = format!("{WHERE}\nsay(lambda: unix('{}'))", service.path.display());
+    let printed = running(&daemon, "games", &script).success().unwrap();
+    let seen: Vec<&str> = printed.lines().collect();
+    let none = "0000000000000000";
+    let games = nix::unistd::User::from_name("games").unwrap().unwrap().uid;
+    assert_eq!(seen[0], format!("{games} {none} {none} 1 2"));
+    assert!(seen[1].starts_with(&format!("0::/{}/{AGENT}/", daemon.parent())), "{printed}");
+    assert_eq!(seen[2], "[]");
+    // The proxy answers and resets, because nothing is registered there; nothing left the machine.
+    assert!(["ok", "ECONNRESET"].contains(&seen[3]), "{printed}");
+    assert_eq!(seen[4..], ["EPERM", "EPERM", "ENOENT"]);
+    let record = daemon.cli(&["audit", "search", "--json"]).unwrap().success().unwrap();
+    assert!(
+        record.lines().any(|line| line.contains("operator_acted") && line.contains(&format!("uid:{games}"))),
+        "{record}"
+    );
+}
+
+#[test]
+fn an_account_that_is_not_named_starts_nothing() {
+    let daemon = stage("");
+    let refused = running(&daemon, "man", "print('ran')");
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
+    assert!(refused.stderr.contains("run_by") && refused.stdout.is_empty(), "{}", refused.both());
+    assert_eq!(running(&daemon, "games", "print('ran')").success().unwrap(), "ran\n");
+}
+
+#[test]
+fn without_the_daemon_nothing_is_started_without_root() {
+    let mut daemon = stage("");
+    daemon.stop(Signal::SIGTERM).unwrap();
+    let refused = running(&daemon, "games", "print('ran')");
+    assert_eq!(refused.status.code(), Some(3), "{}", refused.both());
+    assert!(
+        refused.stderr.contains("the daemon places agents") && refused.stdout.is_empty(),
+        "{}",
+        refused.both()
+    );
+    assert_eq!(inside(&daemon, UID, "print('ran')"), ["ran"], "root needs no daemon");
+}
+
+#[test]
+fn a_process_with_a_network_socket_or_threads_is_not_placed() {
+    let daemon = stage("");
+    let refused = |before: &str| {
+        let seen = asking(&daemon, "games", AGENT, before);
+        assert!(seen[0].starts_with("refused") && seen[1] == "False", "{before}: {seen:?}");
+        seen[0].clone()
+    };
+    for socket in [
+        "socket.AF_INET",
+        "socket.AF_INET6",
+        "socket.AF_INET, socket.SOCK_DGRAM",
+        "socket.AF_NETLINK, socket.SOCK_RAW",
+    ] {
+        assert!(refused(&format!("open_one = socket.socket({socket})")).contains("network socket"));
+    }
+    assert!(refused("ring = call(425, 1, ctypes.create_string_buffer(120))").contains("io_uring"));
+    assert!(
+        refused("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()").contains("threads")
+    );
+    assert_eq!(asking(&daemon, "games", AGENT, "pair = socket.socketpair()"), ["placed ", "True"]);
+}
+
+#[test]
+fn an_agent_is_not_placed_again_and_another_agents_name_is_refused() {
+    let plan = Plan::default()
+        .with("[[agent]]\nname = \"worker\"\nrun_by = [\"games\"]")
+        .with("[[agent]]\nname = \"other\"\nrun_by = [\"man\"]");
+    let daemon = Daemon::start(&plan).unwrap();
+    assert!(asking(&daemon, "games", "other", "")[0].contains("run_by"));
+    let again = format!(
+        "first = socket.socket(socket.AF_UNIX); first.connect('{}')\n\
+         first.sendall(b'{{\"call\": \"place\", \"agent\": \"worker\", \"step\": null}}\\n')\n\
+         print(json.loads(first.recv(65536))['answer'])",
+        daemon.control_socket().display()
+    );
+    let seen = asking(&daemon, "games", AGENT, &again);
+    assert_eq!(seen, ["placed", "refused agents have no business here", "True"]);
+}
+
+#[test]
+fn another_account_cannot_be_asked_for_without_root() {
+    let daemon = stage("");
+    let mut command = as_account("games").unwrap();
+    command.arg(daemon.program()).args(["run", "--config"]).arg(daemon.config());
+    command.args(["--agent", AGENT, "--uid", "man", "--", "/bin/true"]);
+    let refused = process::run(command.current_dir("/"), LIMIT).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.both());
+    assert!(refused.stderr.contains("only root"), "{}", refused.both());
+}
