@@ -141,6 +141,53 @@ fn what_the_configuration_keeps_stays() {
 }
 
 #[test]
+fn what_is_kept_deep_down_can_be_reached_whatever_the_launchers_mask() {
+    let folder = format!("/run/chaperone-test-{}", temp::unique());
+    let deep = format!("{folder}/one/two");
+    std::fs::create_dir_all(&deep).unwrap();
+    let service = Service::at(format!("{deep}/service.sock").into());
+    let daemon = stage(&format!("keep = [\"/var{}\"]", service.path.display()));
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(daemon.program()).args(["run", "--config"]);
+    command.arg(daemon.config()).args(["--agent", AGENT, "--uid", "65534", "--", "/usr/bin/python3", "-c"]);
+    command.arg(format!("{PRELUDE}\nsay(lambda: unix('{}'))", service.path.display()));
+    let seen = lines(&mut command);
+    drop(service);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(seen, ["ok"]);
+}
+
+#[test]
+fn a_kept_path_that_became_a_link_keeps_nothing() {
+    let (dir, service) = (temp::Dir::new("link").unwrap(), Service::in_run());
+    let link = dir.path().join("harmless.sock");
+    std::os::unix::fs::symlink(&service.path, &link).unwrap();
+    for kept in [link.clone(), dir.path().join("harmless.sock/below")] {
+        let daemon = stage(&format!("keep = [\"{}\"]", kept.display()));
+        let script = format!("say(lambda: unix('{}'))", service.path.display());
+        let mut command = Agent::new(&daemon, AGENT).command("/usr/bin/python3");
+        command.args(["-c", &format!("{PRELUDE}\n{script}")]).current_dir("/");
+        let seen = process::run(&mut command, LIMIT).unwrap();
+        assert!(!seen.stdout.contains("ok"), "{}", seen.both());
+    }
+}
+
+#[test]
+fn memory_that_others_share_is_not_the_agents() {
+    let daemon = stage("");
+    let name = format!("/dev/shm/chaperone-test-{}", temp::unique());
+    std::fs::write(&name, "x").unwrap();
+    let key = std::process::id();
+    let segment = format!("identity = call(29, {key}, 64, 0o1666)");
+    assert!(outside(0, &segment).is_empty());
+    let script = format!("say(lambda: open('{name}'))\nsay(lambda: call(29, {key}, 64, 0o666))");
+    let (seen, free) = (inside(&daemon, UID, &script), outside(UID, &script));
+    std::fs::remove_file(&name).unwrap();
+    assert!(outside(0, &format!("call(31, call(29, {key}, 64, 0o666), 0, 0)")).is_empty());
+    assert_eq!((seen, free), (vec!["ENOENT".to_owned(); 2], vec!["ok".to_owned(); 2]));
+}
+
+#[test]
 fn tmp_is_the_agents_own_unless_it_is_shared() {
     let dir = temp::Dir::new("note").unwrap();
     let note = dir.write("note", "x", 0o644).unwrap();

@@ -104,13 +104,14 @@ fn run_unprivileged(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     jail::require_plain_streams()?;
     let mut daemon =
         Client::connect(&config.runtime_dir).context("not started: without root the daemon places agents")?;
-    let call = Call::Place { agent: AgentName(args.agent), step: args.step };
+    let call = Call::Place { agent: AgentName(args.agent.clone()), step: args.step };
     let cgroup = match daemon.call(&call)? {
         Answer::Placed { cgroup } => cgroup,
         other => return Ok(super::refused(&other)),
     };
     drop(daemon);
-    jail::require_inside(Path::new(&cgroup)).context("not started: the daemon did not place this process")?;
+    jail::require_inside(&config.intercept, &args.agent, Path::new(&cgroup))
+        .context("not started: the daemon did not place this process")?;
     become_agent(&args.command, &config.jail, &Launcher::Unprivileged)
 }
 

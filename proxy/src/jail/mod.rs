@@ -17,7 +17,7 @@ mod sockets;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
 
@@ -28,7 +28,7 @@ pub use newcomer::Newcomer;
 use crate::intercept::{self, Cgroup, InterceptError, Tree};
 use crate::model::AgentName;
 
-/// What `/tmp` and `/var/tmp` are to an agent.
+/// What `/tmp`, `/var/tmp` and `/dev/shm` are to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tmp {
     /// Empty folders of its own, gone with it.
@@ -92,14 +92,15 @@ pub fn guarded(settings: &intercept::Settings, agent: &str) -> Result<Cgroup, Ja
     Err(InterceptError::Unguarded { missing: missing.join(", ") }.into())
 }
 
-/// Whether this process is in the cgroup at `path`, below the cgroup2 mount.
+/// Whether this process is in the cgroup `run`, and that is one of this agent's; both by the kernel's word.
 ///
 /// # Errors
 /// When it is not, or that cannot be read.
-pub fn require_inside(path: &std::path::Path) -> Result<(), JailError> {
+pub fn require_inside(settings: &intercept::Settings, agent: &str, run: &Path) -> Result<(), JailError> {
     let own = Tree::find()?.own()?;
-    let plain = |path: &std::path::Path| path.strip_prefix("/").unwrap_or(path).to_owned();
-    if plain(&own) == plain(path) { Ok(()) } else { Err(JailError::Elsewhere { path: own }) }
+    let plain = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
+    let fits = plain(&own) == plain(run) && plain(&own).starts_with(plain(&settings.parent).join(agent));
+    if fits { Ok(()) } else { Err(JailError::Elsewhere { path: own }) }
 }
 
 /// Refuses standard streams that would reach around the jail; to be asked before anything is changed.

@@ -1,6 +1,6 @@
 //! What an agent sees of the file system: a mount namespace of its own, which nothing later changes.
 //!
-//! `/run` is empty but for what is kept, `/tmp` too unless the configuration shares it; the kernel's own file systems (cgroups,
+//! `/run` is empty but for what is kept, `/tmp` and `/dev/shm` too unless the configuration shares it; the kernel's own file systems (cgroups,
 //! `/sys`, `/proc/sys`) are read-only; BPF file systems, the daemon's files and the host's unix sockets are covered.
 //! INVARIANT: at the end no writable mount of a kernel's file system is reachable by its path; this is read back.
 //! Without root the same happens in a user namespace that maps one account to itself. Limits: mounts that the host makes later
@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::{Mode, makedev};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev};
 use nix::unistd::{Gid, Uid};
 
 use super::error::JailError;
@@ -39,6 +40,8 @@ struct Kept {
     handle: OwnedFd,
 }
 
+/// Mounts, and memory and queues that processes share by number.
+const OWN: CloneFlags = CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWIPC);
 /// File systems through which the kernel itself is configured.
 const KERNELS: [&str; 11] = [
     "cgroup",
@@ -57,7 +60,9 @@ const KERNELS: [&str; 11] = [
 const PROC_PARTS: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi"];
 const RESOLVER: &str = "/etc/resolv.conf";
 const RUN: [&str; 2] = ["/run", "/var/run"];
-const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
+const TMP: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+/// Covered wherever they are mounted: pinned kernel objects, and message queues of other processes.
+const COVERED: [&str; 2] = ["bpf", "mqueue"];
 /// Pid files and sockets of the agent's own; its files belong elsewhere.
 const RUN_OPTIONS: &str = "mode=0755,size=16m";
 /// As large as the kernel lets it become: half of the memory, counted as the agent's.
@@ -68,8 +73,9 @@ const HIDDEN_OPTIONS: &str = "mode=0,size=4k,nr_inodes=1";
 pub(super) fn seclude(settings: &Settings, launcher: &Launcher) -> Result<(), JailError> {
     let here = std::env::current_dir().map_err(|source| JailError::mount("find", ".", source))?;
     match launcher {
-        Launcher::Root(_) => unshare(CloneFlags::CLONE_NEWNS)
-            .map_err(|problem| JailError::privileges("make a mount namespace", problem))?,
+        Launcher::Root(_) => {
+            unshare(OWN).map_err(|problem| JailError::privileges("make a mount namespace", problem))?
+        }
         Launcher::Unprivileged => user_namespace()?,
     }
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
@@ -78,7 +84,11 @@ pub(super) fn seclude(settings: &Settings, launcher: &Launcher) -> Result<(), Ja
     let names: Vec<PathBuf> = kept.iter().map(|kept| kept.path.clone()).collect();
     cover_shared(settings, &kept)?;
     protect_kernel()?;
-    for path in table()?.into_iter().filter(|mounted| mounted.kind == "bpf").map(|mounted| mounted.path) {
+    for path in table()?
+        .into_iter()
+        .filter(|mounted| COVERED.contains(&mounted.kind.as_str()))
+        .map(|mounted| mounted.path)
+    {
         hide(&path)?;
     }
     settings.hidden.iter().try_for_each(|path| hide(path))?;
@@ -96,7 +106,7 @@ pub(super) fn seclude(settings: &Settings, launcher: &Launcher) -> Result<(), Ja
 /// Maps this account to itself and nothing else, so that it may change mounts and nobody's files.
 fn user_namespace() -> Result<(), JailError> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|problem| {
+    unshare(CloneFlags::CLONE_NEWUSER.union(OWN)).map_err(|problem| {
         JailError::privileges("make a user namespace, which hiding host sockets without root needs", problem)
     })?;
     let maps = [
@@ -111,15 +121,32 @@ fn user_namespace() -> Result<(), JailError> {
 
 /// Opens what stays before anything is covered. What is not there now is not kept: nobody knows what it would be.
 fn kept(settings: &Settings) -> Result<Vec<Kept>, JailError> {
+    // The link is root's, as everything in that folder.
     let resolver = fs::canonicalize(RESOLVER).ok().filter(|path| path.starts_with("/run"));
     let mut kept = Vec::new();
     for path in settings.keep.iter().cloned().chain(resolver) {
-        let Some(path) = reachable(&path)? else { continue };
-        let handle = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|problem| JailError::mount("open", &path, problem))?;
+        let path = path
+            .strip_prefix("/var/run")
+            .map_or_else(|_| path.clone(), |below| Path::new("/run").join(below));
+        let failed = |source| JailError::mount("keep", &path, source);
+        let handle = match open(&path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(handle) => handle,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => continue,
+            Err(problem) => return Err(failed(problem.into())),
+        };
+        // An agent that may write above a kept path could make it a link to anything, and see that in its next run.
+        let real = fs::read_link(sockets::place(&handle)).map_err(failed)?;
+        if real != path || is_link(&handle) {
+            return Err(failed(io::Error::other("there is a link on the way; name the place itself")));
+        }
         kept.push(Kept { path, handle });
     }
     Ok(kept)
+}
+
+fn is_link(handle: &OwnedFd) -> bool {
+    let kind = |facts: FileStat| SFlag::from_bits_truncate(facts.st_mode & libc::S_IFMT);
+    fstat(handle).map_or(true, |facts| kind(facts) == SFlag::S_IFLNK)
 }
 
 /// The path without links; `None` when it is not there, or not for this account.
