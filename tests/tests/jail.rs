@@ -160,15 +160,20 @@ fn what_is_kept_deep_down_can_be_reached_whatever_the_launchers_mask() {
 #[test]
 fn a_kept_path_that_became_a_link_keeps_nothing() {
     let (dir, service) = (temp::Dir::new("link").unwrap(), Service::in_run());
-    let link = dir.path().join("harmless.sock");
-    std::os::unix::fs::symlink(&service.path, &link).unwrap();
-    for kept in [link.clone(), dir.path().join("harmless.sock/below")] {
+    let (file, folder) = (dir.path().join("harmless.sock"), dir.path().join("folder"));
+    std::os::unix::fs::symlink(&service.path, &file).unwrap();
+    std::os::unix::fs::symlink("/run", &folder).unwrap();
+    for kept in [file, folder.join(service.path.file_name().unwrap())] {
         let daemon = stage(&format!("keep = [\"{}\"]", kept.display()));
-        let script = format!("say(lambda: unix('{}'))", service.path.display());
+        let script = format!(
+            "{PRELUDE}\nsay(lambda: unix('{}'))\nsay(lambda: unix('{}'))",
+            service.path.display(),
+            kept.display()
+        );
         let mut command = Agent::new(&daemon, AGENT).command("/usr/bin/python3");
-        command.args(["-c", &format!("{PRELUDE}\n{script}")]).current_dir("/");
-        let seen = process::run(&mut command, LIMIT).unwrap();
-        assert!(!seen.stdout.contains("ok"), "{}", seen.both());
+        let seen = process::run(command.args(["-c", &script]).current_dir("/"), LIMIT).unwrap();
+        assert_eq!((seen.status.code(), seen.stdout.as_str()), (Some(1), ""), "{}", seen.both());
+        assert!(seen.stderr.contains("a link on the way"), "{}", seen.both());
     }
 }
 

@@ -86,6 +86,7 @@ fn examine(config: &Config) -> Vec<Finding> {
         Err(error) => Finding::bad("policy", error.to_string(), "run `chaperone policy check`"),
     });
     findings.push(kernel());
+    findings.push(Finding::good("jail", crate::jail::outsiders()));
     findings.extend(guard(config));
     findings.extend(daemon(config));
     findings.extend(credentials(config));

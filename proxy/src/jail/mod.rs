@@ -24,6 +24,7 @@ use nix::sys::prctl;
 pub use account::Account;
 pub use error::JailError;
 pub use newcomer::Newcomer;
+pub use scope::outsiders;
 
 use crate::intercept::{self, Cgroup, InterceptError, Tree};
 use crate::model::AgentName;

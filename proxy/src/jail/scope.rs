@@ -6,10 +6,26 @@
 //! folders in any domain, so there is none there; capabilities and accounts are then what protects others.
 
 use landlock::{
-    AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
+    AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, Scope,
 };
 
 use super::error::JailError;
+
+/// What an agent may do to processes outside on this kernel, in words for `doctor`.
+#[must_use]
+pub fn outsiders() -> &'static str {
+    let exists = |ruleset: Result<Ruleset, RulesetError>| ruleset.and_then(Ruleset::create).is_ok();
+    let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let both = strict().scope(Scope::AbstractUnixSocket).and_then(|ruleset| ruleset.scope(Scope::Signal));
+    if exists(both) {
+        "agents neither trace nor signal processes outside, and reach no abstract sockets"
+    } else if exists(strict().handle_access(AccessFs::Refer)) {
+        "this kernel keeps agents from tracing processes outside, but not from signals and abstract sockets"
+    } else {
+        "this kernel has no Landlock that could keep agents from processes of their own account; give each its own"
+    }
+}
 
 /// Enters a domain, as far as this kernel has them. New privileges must be forbidden already.
 pub(super) fn enter() -> Result<(), JailError> {
