@@ -23,6 +23,8 @@ pub struct Session {
     pub resource: Arc<Resource>,
     /// The address the agent dialled.
     pub destination: SocketAddr,
+    /// Where to dial for it, the agent's own address first; more than one only if the resource is registered by name.
+    pub routes: Arc<[SocketAddr]>,
     /// When it was opened.
     pub opened_at: UnixMillis,
 }

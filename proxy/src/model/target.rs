@@ -76,6 +76,16 @@ impl AddressPattern {
         }
     }
 
+    /// Whether the entry is one address, written out: neither a name nor a wider network.
+    #[must_use]
+    pub fn is_one_address(&self) -> bool {
+        match self {
+            Self::Name { .. } => false,
+            Self::Network { address: IpAddr::V4(_), bits, .. } => *bits == 32,
+            Self::Network { address: IpAddr::V6(_), bits, .. } => *bits == 128,
+        }
+    }
+
     /// Whether an original destination falls under a network entry. Names never match here: they are resolved first.
     #[must_use]
     pub fn contains(&self, destination: SocketAddr) -> bool {

@@ -2,8 +2,10 @@
 //!
 //! Refuses to interpret bytes. INVARIANT: a buffer never grows past the limit its owner states; reading stops instead.
 
+mod place;
 mod prefixed;
 mod stream;
 
+pub use place::{inner, is_metadata, is_this_machine};
 pub use prefixed::Prefixed;
 pub use stream::{BoxedStream, ByteStream, Fill, poll_drain, poll_fill, reset_on_close};

@@ -14,4 +14,4 @@ pub use lanes::Lanes;
 pub use quarantine::{QUARANTINED, Quarantine};
 pub use registry::{Registry, Summary};
 pub use run::{Arrival, Sessions};
-pub use targets::{LOOKUP_EVERY, Targets};
+pub use targets::{LOOKUP_EVERY, Missing, Target, Targets};

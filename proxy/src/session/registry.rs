@@ -122,6 +122,7 @@ mod tests {
             evidence: Arc::new(Evidence::default()),
             resource: Arc::new(resource),
             destination: "127.0.0.1:1".parse().unwrap(),
+            routes: Arc::from([]),
             opened_at: UnixMillis(id),
         }
     }

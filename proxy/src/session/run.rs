@@ -11,7 +11,7 @@ use tracing::Instrument;
 use super::lanes::Lanes;
 use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
-use super::targets::Targets;
+use super::targets::{Target, Targets};
 use crate::clock::Clock;
 use crate::gate::{Arrived, Gate, Turned};
 use crate::identity::{Identified, ProcessOrigin, Resolver};
@@ -104,8 +104,9 @@ impl Sessions {
         if self.quarantine.holds(&agent) {
             return Err(refuse("the agent is quarantined", (agent, evidence)));
         }
-        let Some(resource) = self.targets.at(destination) else {
-            return Err(refuse("no resource is registered at this address", (agent, evidence)));
+        let Target { resource, routes } = match self.targets.at(destination) {
+            Ok(target) => target,
+            Err(missing) => return Err(refuse(missing.as_str(), (agent, evidence))),
         };
         let Some(protocol) = self.protocols.speaker(resource.protocol) else {
             return Err(refuse("its protocol is not served", (agent, evidence)));
@@ -119,6 +120,7 @@ impl Sessions {
             evidence: Arc::new(evidence),
             resource,
             destination,
+            routes: routes.into(),
             opened_at: self.clock.now(),
         };
         Ok((Arc::new(session), protocol))

@@ -1,8 +1,10 @@
 //! Which resource an address belongs to.
 //!
 //! Networks are matched as they are; names are resolved by the daemon, again every half minute, and matched by what they
-//! resolved to. INVARIANT: an address that matches two resources matches none. Known limit: a name whose address changed is
-//! refused at the new address until the next look-up.
+//! resolved to. INVARIANT: an address that matches two resources matches none. A cloud's metadata service belongs to a resource
+//! only if its very address is registered: not by a wide network, nor by a name, which others may point there. The same holds
+//! for this machine and a resource whose bytes nobody reads (`opaque`), but for the name `localhost`.
+//! Known limit: a name whose address changed is refused at the new address until the next look-up.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::model::{AddressPattern, Resource};
+use crate::net::{inner, is_metadata};
 
 /// How often names are looked up again.
 pub const LOOKUP_EVERY: Duration = Duration::from_secs(30);
@@ -47,8 +50,12 @@ impl Targets {
             let lookup = tokio::net::lookup_host((host.clone(), port));
             match tokio::time::timeout(LOOKUP_TIME_MAX, lookup).await {
                 Ok(Ok(addresses)) => {
-                    let addresses: Vec<IpAddr> =
+                    let mut addresses: Vec<IpAddr> =
                         addresses.map(|address| address.ip().to_canonical()).collect();
+                    if addresses.iter().any(|address| is_metadata(*address)) {
+                        tracing::warn!(%host, "name of a resource points to a metadata service; that address is left out");
+                        addresses.retain(|address| !is_metadata(*address));
+                    }
                     self.names.write().insert((host, port), addresses);
                 }
                 Ok(Err(error)) => tracing::warn!(%host, %error, "name of a resource does not resolve"),
@@ -57,25 +64,87 @@ impl Targets {
         }
     }
 
-    /// The resource at an address; `None` if there is none or more than one.
-    #[must_use]
-    pub fn at(&self, destination: SocketAddr) -> Option<Arc<Resource>> {
+    /// The resource at an address, and where it can be reached.
+    ///
+    /// # Errors
+    /// When there is none, or none that may be meant.
+    pub fn at(&self, destination: SocketAddr) -> Result<Target, Missing> {
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        match self.matching(destination).as_slice() {
+            [target] => Ok(target.clone()),
+            [_, _, ..] => Err(Missing::Ambiguous),
+            [] if is_metadata(destination.ip()) => Err(Missing::Metadata),
+            [] => match inner(destination.ip()) {
+                // By a detour it would be somebody else's bytes and policy.
+                Some(v4) if !self.matching((v4, destination.port()).into()).is_empty() => {
+                    Err(Missing::Disguised)
+                }
+                Some(_) | None => Err(Missing::Unregistered),
+            },
+        }
+    }
+
+    /// Every resource that has an entry for the address.
+    fn matching(&self, destination: SocketAddr) -> Vec<Target> {
         let names = self.names.read();
         let resources = self.resources.read();
-        let mut matching = resources.iter().filter(|resource| {
-            resource.addresses.iter().any(|pattern| match pattern {
-                AddressPattern::Network { .. } => pattern.contains(destination),
-                AddressPattern::Name { host, port } => {
-                    *port == destination.port()
-                        && names
-                            .get(&(host.clone(), *port))
-                            .is_some_and(|ips| ips.contains(&destination.ip().to_canonical()))
-                }
-            })
-        });
-        let found = matching.next().map(Arc::clone);
-        found.filter(|_| matching.next().is_none())
+        let guarded = is_metadata(destination.ip());
+        let of = |resource: &Arc<Resource>| {
+            let routes = resource.addresses.iter().filter_map(|pattern| match pattern {
+                AddressPattern::Network { .. } => (pattern.contains(destination)
+                    && (!guarded || pattern.is_one_address()))
+                .then(|| vec![destination]),
+                AddressPattern::Name { host, port } => names
+                    .get(&(host.clone(), *port))
+                    .filter(|ips| *port == destination.port() && !guarded && ips.contains(&destination.ip()))
+                    .map(|ips| routes(destination, ips)),
+            });
+            let routes = routes.max_by_key(Vec::len)?;
+            Some(Target { resource: Arc::clone(resource), routes })
+        };
+        resources.iter().filter_map(of).collect()
     }
+}
+
+/// A resource and the addresses to dial for it: the one that the agent dialled first, then others of the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// Where to dial.
+    pub routes: Vec<SocketAddr>,
+}
+
+/// Why no resource is meant by an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// None is registered there.
+    Unregistered,
+    /// More than one is.
+    Ambiguous,
+    /// It is a cloud's metadata service, and not registered by its very address.
+    Metadata,
+    /// It is another way of writing the address of a registered one.
+    Disguised,
+}
+
+impl Missing {
+    /// For the record.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unregistered => "no resource is registered at this address",
+            Self::Ambiguous => "more than one resource is registered at this address",
+            Self::Metadata => "a metadata service, which no resource registers by its very address",
+            Self::Disguised => "another way of writing the address of a registered resource",
+        }
+    }
+}
+
+/// The address dialled, then the others of its name.
+fn routes(destination: SocketAddr, ips: &[IpAddr]) -> Vec<SocketAddr> {
+    let others = ips.iter().filter(|ip| **ip != destination.ip());
+    std::iter::once(destination).chain(others.map(|ip| (*ip, destination.port()).into())).collect()
 }
 
 fn names_of(resource: &Resource) -> Vec<(String, u16)> {
@@ -109,17 +178,65 @@ mod tests {
     fn an_address_of_two_resources_is_refused() {
         let targets =
             Targets::new(vec![resource("a", &["10.0.0.0/8:5432"]), resource("b", &["10.1.0.0/16:5432"])]);
-        assert_eq!(targets.at("10.2.0.1:5432".parse().unwrap()).unwrap().name, "a");
-        assert!(targets.at("10.1.0.1:5432".parse().unwrap()).is_none());
-        assert!(targets.at("10.2.0.1:5433".parse().unwrap()).is_none());
+        assert_eq!(targets.at("10.2.0.1:5432".parse().unwrap()).unwrap().resource.name, "a");
+        assert_eq!(targets.at("10.1.0.1:5432".parse().unwrap()), Err(Missing::Ambiguous));
+        assert_eq!(targets.at("10.2.0.1:5433".parse().unwrap()), Err(Missing::Unregistered));
+        assert_eq!(targets.at("[64:ff9b::10.2.0.1]:5432".parse().unwrap()), Err(Missing::Disguised));
+    }
+
+    #[test]
+    fn a_metadata_service_belongs_only_to_whoever_registers_its_very_address() {
+        let at = |pattern: &str, destination: &str| {
+            Targets::new(vec![resource("a", &[pattern])])
+                .at(destination.parse().unwrap())
+                .map(|target| target.resource.name.clone())
+        };
+        for (wide, destination) in [
+            ("0.0.0.0/0:80", "169.254.169.254:80"),
+            ("169.254.0.0/16:80", "169.254.170.2:80"),
+            ("100.64.0.0/10:80", "[::ffff:100.100.100.200]:80"),
+            ("::/0:80", "[fd00:ec2::254]:80"),
+            ("64:ff9b::/96:80", "[64:ff9b::169.254.169.254]:80"),
+            ("169.254.169.254:80", "[64:ff9b::169.254.169.254]:80"),
+        ] {
+            assert_eq!(at(wide, destination), Err(Missing::Metadata), "{wide} {destination}");
+        }
+        for (exact, destination) in [
+            ("169.254.169.254:80", "169.254.169.254:80"),
+            ("169.254.169.254/32:80", "[::ffff:169.254.169.254]:80"),
+            ("[fd00:ec2::254]:80", "[fd00:ec2::254]:80"),
+        ] {
+            assert_eq!(at(exact, destination), Ok("a".to_owned()), "{exact} {destination}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_pointed_to_a_metadata_service_does_not_reach_it() {
+        let targets = Targets::new(vec![resource("a", &["db.internal:80"])]);
+        let ips = ["192.0.2.1", "169.254.169.254"].map(|ip| ip.parse().unwrap()).to_vec();
+        targets.names.write().insert(("db.internal".into(), 80), ips);
+        assert_eq!(targets.at("169.254.169.254:80".parse().unwrap()), Err(Missing::Metadata));
+        assert!(targets.at("192.0.2.1:80".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn the_address_dialled_comes_before_the_others_of_its_name() {
+        let targets = Targets::new(vec![resource("a", &["db.internal:80", "192.0.2.0/24:80"])]);
+        let ips = ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|ip| ip.parse().unwrap()).to_vec();
+        targets.names.write().insert(("db.internal".into(), 80), ips);
+        let text =
+            |routes: Vec<SocketAddr>| routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let routes = targets.at("192.0.2.2:80".parse().unwrap()).unwrap().routes;
+        assert_eq!(text(routes), "192.0.2.2:80 192.0.2.1:80 [2001:db8::1]:80");
+        assert_eq!(text(targets.at("192.0.2.9:80".parse().unwrap()).unwrap().routes), "192.0.2.9:80");
     }
 
     #[tokio::test]
     async fn a_name_matches_only_after_it_was_looked_up() {
         let targets = Targets::new(vec![resource("a", &["localhost:5432"])]);
         let address = "127.0.0.1:5432".parse().unwrap();
-        assert!(targets.at(address).is_none());
+        assert!(targets.at(address).is_err());
         targets.look_up().await;
-        assert!(targets.at(address).is_some());
+        assert!(targets.at(address).is_ok());
     }
 }
