@@ -28,6 +28,8 @@ pub struct Plan {
     pub jail: String,
     /// Whether programs are attached to the root of the tree. Only for tests of that: it touches every process of the machine.
     pub sentinel: bool,
+    /// Whether policy is asked about destinations that nobody registered.
+    pub observe: bool,
     /// Files of the policy folder by name; none means the policies that ship with the project.
     pub policies: Vec<(String, String)>,
 }
@@ -193,8 +195,9 @@ impl Daemon {
         let root = self.dir.path().display();
         let text = format!(
             "state_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\npolicy_dir = \"{root}/policies\"\n\
-             default = \"deny\"\n{top}\n\n[intercept]\nparent = \"{parent}\"\nport = {port}\n\
+             default = \"{default}\"\n{top}\n\n[intercept]\nparent = \"{parent}\"\nport = {port}\n\
              pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n\n[jail]\n{jail}\n\n{tables}\n",
+            default = if plan.observe { "observe" } else { "deny" },
             top = plan.top,
             jail = if plan.jail.is_empty() { "private_tmp = false" } else { &plan.jail },
             sentinel = plan.sentinel,

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod ca;
 pub mod daemon;
 pub mod oidc;
+pub mod outside;
 pub mod ports;
 pub mod postgres;
 pub mod process;

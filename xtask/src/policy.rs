@@ -18,6 +18,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run_for(setup::Purpose::Build, args.no_install)?;
     shell::run(shell::cargo()?.args(["build", "--package", "chaperone"]))?;
-    let mut test = shell::as_user(paths::built("debug", "chaperone")?)?;
-    shell::run(test.args(["policy", "test", "--dir"]).arg(paths::repository()?.join("policies")))
+    let shipped = paths::repository()?.join("policies");
+    for bundle in [shipped.join("observe"), shipped] {
+        let mut test = shell::as_user(paths::built("debug", "chaperone")?)?;
+        shell::run(test.args(["policy", "test", "--dir"]).arg(bundle))?;
+    }
+    Ok(())
 }

@@ -428,7 +428,7 @@ async fn events_are_read_back_as_they_were_written() {
             agent: Cow::Borrowed(&agent),
             subject: None,
             outcome: Cow::Owned(outcome),
-            tally: Tally { rows: 1, bytes: 2, masked: 3 },
+            tally: Tally { rows: 1, bytes: 2, masked: 3, ..Tally::default() },
         },
         Event::ConnectionRefused {
             account: 9,

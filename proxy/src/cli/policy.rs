@@ -155,10 +155,11 @@ fn check(bundle: &Bundle, strict: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn universe(config: &Config) -> Universe {
-    let labels = config.resources.iter().flat_map(|resource| &resource.labels);
+    let resources = || config.resources.iter().chain(&config.unregistered);
+    let labels = resources().flat_map(|resource| &resource.labels);
     Universe {
         agents: config.identity.agents.iter().map(|agent| agent.name.0.clone()).collect(),
-        resources: config.resources.iter().map(|resource| resource.name.clone()).collect(),
+        resources: resources().map(|resource| resource.name.clone()).collect(),
         labels: labels.map(|(key, value)| format!("{key}={value}")).collect(),
     }
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::reader::At;
-use super::{Config, DefaultVerdict, file, value};
+use super::{Config, DefaultVerdict, file, resources, value};
 use crate::identity::{AgentMatch, AgentSettings, TokenSource};
-use crate::model::{AddressPattern, AgentName, Credential, Protocol, Resource, UpstreamTls, UpstreamTlsMode};
+use crate::model::{AgentName, Resource};
 use crate::{approval, audit, identity, intercept, jail, policy, sql, tls};
 
 const STATE_DIR: &str = "/var/lib/chaperone";
@@ -27,8 +27,6 @@ const PORT: u16 = 15432;
 const PORT_END: u64 = 32768;
 /// Ports below this belong to the system's services.
 const PORT_START: u64 = 1024;
-/// Agents' tools give up after 60 seconds; they should see our answer, not their own timeout.
-const HOLD: Duration = Duration::from_secs(50);
 /// The longest life that common issuers give a workload's token.
 const LIFETIME_MAX: Duration = Duration::from_hours(24);
 /// Short enough that a crash of the machine loses next to nothing, long enough to share one disk write.
@@ -62,7 +60,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let keep = file.jail.keep.iter().map(|text| value::path("keep", text, problems)).collect::<Vec<_>>();
     let launchers = launchers(&file.agents, problems);
     let agents = agents(&file.agents, problems);
-    let resources = resources(&file.resources, problems);
+    let resources = resources::build(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
     let workers = workers(file.workers.as_ref(), problems);
     let metrics = file.metrics.as_ref().map(|text| value::metrics(text, problems));
@@ -91,6 +89,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         },
         policy: policy::Settings { dir: policy_dir },
         default: default?,
+        unregistered: (default? == DefaultVerdict::Observe).then(|| Arc::new(resources::unregistered())),
         identity: identity::Settings { agents, parent: parent.clone(), steps: runtime_dir.join("steps") },
         resources,
         intercept: intercept::Settings { parent, pin_dir, port: port?, sentinel },
@@ -115,14 +114,9 @@ fn default_verdict(text: Option<&At<String>>, problems: &mut Problems) -> Option
     let Some(text) = text else { return Some(DefaultVerdict::Deny) };
     match text.value.as_str() {
         "deny" => Some(DefaultVerdict::Deny),
-        "observe" => {
-            let message = "`default = \"observe\"` is not available: it would let unregistered destinations through; \
-                           register them as resources, or write \"deny\"";
-            problems.add(text.line, message);
-            None
-        }
+        "observe" => Some(DefaultVerdict::Observe),
         other => {
-            problems.add(text.line, format!("`default` must be \"deny\", not `{other}`"));
+            problems.add(text.line, format!("`default` must be \"deny\" or \"observe\", not `{other}`"));
             None
         }
     }
@@ -148,14 +142,14 @@ fn workers(workers: Option<&At<u64>>, problems: &mut Problems) -> Option<usize> 
 }
 
 /// Remembers where each thing was first named, and reports the second time.
-struct Once<K>(BTreeMap<K, usize>);
+pub(super) struct Once<K>(BTreeMap<K, usize>);
 
 impl<K: Ord + Hash> Once<K> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(BTreeMap::new())
     }
 
-    fn claim(&mut self, key: K, line: usize, what: &str, problems: &mut Problems) {
+    pub(super) fn claim(&mut self, key: K, line: usize, what: &str, problems: &mut Problems) {
         if let Some(first) = self.0.get(&key) {
             problems.add(line, format!("{what} is already used on line {first}"));
         } else {
@@ -264,141 +258,15 @@ fn token_source(raw: &file::Identity, problems: &mut Problems) -> Option<TokenSo
 }
 
 /// `None` when the path was given and wrong; `Some(None)` when it was not given.
-fn optional_path(key: &str, text: Option<&At<String>>, problems: &mut Problems) -> Option<Option<PathBuf>> {
+pub(super) fn optional_path(
+    key: &str,
+    text: Option<&At<String>>,
+    problems: &mut Problems,
+) -> Option<Option<PathBuf>> {
     match text {
         Some(text) => value::path(key, text, problems).map(Some),
         None => Some(None),
     }
-}
-
-fn resources(raw: &[file::Target], problems: &mut Problems) -> Vec<Arc<Resource>> {
-    let mut names = Once::new();
-    let mut taken: Vec<(AddressPattern, usize, usize)> = Vec::new();
-    let mut resources = Vec::new();
-    for (index, target) in raw.iter().enumerate() {
-        let what = format!("resource name `{}`", target.name.value);
-        names.claim(&target.name.value, target.name.line, &what, problems);
-        let mut addresses = Vec::new();
-        for text in &target.addresses {
-            match AddressPattern::parse(&text.value) {
-                Ok(pattern) => {
-                    let rival =
-                        taken.iter().find(|(other, owner, _)| *owner != index && overlap(other, &pattern));
-                    if let Some((_, _, line)) = rival {
-                        let message = format!(
-                            "address `{}` overlaps with another resource's on line {line}",
-                            text.value
-                        );
-                        problems.add(text.line, message);
-                    }
-                    taken.push((pattern.clone(), index, text.line));
-                    addresses.push(pattern);
-                }
-                Err(error) => problems.add(text.line, error.to_string()),
-            }
-        }
-        if let Some(resource) = resource(target, addresses, problems) {
-            resources.push(Arc::new(resource));
-        }
-    }
-    resources
-}
-
-fn resource(raw: &file::Target, addresses: Vec<AddressPattern>, problems: &mut Problems) -> Option<Resource> {
-    let name = value::name("a resource", &raw.name, problems);
-    let protocol = match raw.protocol.value.as_str() {
-        "postgres" => Some(Protocol::Postgres),
-        other => {
-            problems
-                .add(raw.protocol.line, format!("protocol `{other}` is not spoken here; known is postgres"));
-            None
-        }
-    };
-    let labels = raw.labels.iter().filter_map(|(key, text)| value::label(key, text, problems)).collect();
-    let tls = upstream_tls(&raw.tls, problems);
-    let credential = credential(&raw.credential, tls.as_ref(), problems);
-    let agent_scram = match raw.agent_auth.as_ref().map(|text| (text.value.as_str(), text.line)) {
-        None | Some(("none", _)) => Some(false),
-        Some(("scram", _)) => Some(true),
-        Some((other, line)) => {
-            problems.add(line, format!("`agent_auth` must be \"none\" or \"scram\", not `{other}`"));
-            None
-        }
-    };
-    Some(Resource {
-        name: name?,
-        protocol: protocol?,
-        addresses,
-        labels,
-        credential: credential?,
-        tls: tls?,
-        hold: raw.hold.unwrap_or(HOLD),
-        agent_scram: agent_scram?,
-        sync_reads: raw.sync_reads.as_ref().is_some_and(|flag| flag.value),
-    })
-}
-
-fn upstream_tls(raw: &file::Tls, problems: &mut Problems) -> Option<UpstreamTls> {
-    let mode = match raw.mode.as_ref().map(|text| (text.value.as_str(), text.line)) {
-        None | Some(("verify-full", _)) => Some(UpstreamTlsMode::VerifyFull),
-        Some(("verify-ca", _)) => Some(UpstreamTlsMode::VerifyCa),
-        Some(("require", _)) => Some(UpstreamTlsMode::Require),
-        Some(("disable", _)) => Some(UpstreamTlsMode::Disable),
-        Some((other, line)) => {
-            let message = format!("`mode` must be disable, require, verify-ca or verify-full, not `{other}`");
-            problems.add(line, message);
-            None
-        }
-    };
-    // A CA that nobody checks against is a belief that is wrong.
-    if let (Some(UpstreamTlsMode::Disable | UpstreamTlsMode::Require), Some(ca_file)) = (mode, &raw.ca_file) {
-        problems
-            .add(ca_file.line, "`ca_file` has no effect with this `mode`; write verify-ca or verify-full");
-    }
-    if let Some(name) = &raw.server_name
-        && (name.value.contains(['/', ':', '*']) || name.value.contains(char::is_whitespace))
-    {
-        problems.add(name.line, format!("`server_name` must be a host name, not `{}`", name.value));
-    }
-    let ca_file = optional_path("ca_file", raw.ca_file.as_ref(), problems);
-    Some(UpstreamTls {
-        mode: mode?,
-        ca_file: ca_file?,
-        server_name: raw.server_name.as_ref().map(|text| text.value.clone()),
-    })
-}
-
-fn credential(
-    raw: &file::Credential,
-    tls: Option<&UpstreamTls>,
-    problems: &mut Problems,
-) -> Option<Credential> {
-    let password_file = optional_path("password_file", raw.password_file.as_ref(), problems);
-    let certificate = optional_path("client_cert_file", raw.client_cert_file.as_ref(), problems);
-    let key = optional_path("client_key_file", raw.client_key_file.as_ref(), problems);
-    if raw.client_cert_file.is_some() != raw.client_key_file.is_some() {
-        problems.add(raw.line, "`client_cert_file` and `client_key_file` are needed together");
-    }
-    if raw.client_cert_file.is_some() && tls.is_some_and(|tls| tls.mode == UpstreamTlsMode::Disable) {
-        problems.add(raw.line, "a client certificate needs TLS, but `mode` is disable");
-    }
-    Some(Credential {
-        user: raw.user.value.clone(),
-        password_file: password_file?,
-        client_certificate: certificate?.zip(key?),
-    })
-}
-
-/// Whether some destination belongs to both.
-fn overlap(left: &AddressPattern, right: &AddressPattern) -> bool {
-    let within = |outer: &AddressPattern, inner: &AddressPattern| match (outer, inner) {
-        (
-            AddressPattern::Network { bits: outer_bits, .. },
-            AddressPattern::Network { address, bits, port },
-        ) => outer_bits <= bits && outer.contains((*address, *port).into()),
-        _ => false,
-    };
-    left == right || within(left, right) || within(right, left)
 }
 
 fn approvers(raw: &[file::Approver], problems: &mut Problems) -> Vec<approval::Approver> {

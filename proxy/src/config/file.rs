@@ -61,9 +61,11 @@ pub(super) struct Target {
     pub(super) protocol: At<String>,
     pub(super) addresses: Vec<At<String>>,
     pub(super) labels: Vec<(String, At<String>)>,
-    pub(super) credential: Credential,
-    pub(super) tls: Tls,
+    pub(super) line: usize,
+    pub(super) credential: Option<Credential>,
+    pub(super) tls: Option<Tls>,
     pub(super) hold: Option<Duration>,
+    pub(super) idle: Option<Duration>,
     pub(super) agent_auth: Option<At<String>>,
     pub(super) sync_reads: Option<At<bool>>,
 }
@@ -81,6 +83,7 @@ pub(super) struct Credential {
 /// `tls = { .. }`.
 #[derive(Debug, Default)]
 pub(super) struct Tls {
+    pub(super) line: usize,
     pub(super) mode: Option<At<String>>,
     pub(super) ca_file: Option<At<String>>,
     pub(super) server_name: Option<At<String>>,
@@ -113,6 +116,8 @@ pub(super) struct Jail {
 
 /// An agent's tool gives up after a minute or so; an hour is for people at a prompt.
 const HOLD_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
+/// Less than a second ends what merely thinks; more than a day keeps what is forgotten.
+const IDLE_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24));
 /// A token that lives longer than a week is not short-lived.
 const LIFETIME_BOUNDS: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(168));
 /// A plain read may be lost with the machine for at most this long.
@@ -245,19 +250,14 @@ fn target(section: &mut Section<'_>, problems: &mut Problems) -> Option<Target> 
         problems.add(section.line, "[[resource]] has no `addresses`");
     }
     let labels = section.pairs("labels", problems);
-    let credential = match section.section("credential", problems) {
-        Some(mut section) => {
-            let credential = credential(&mut section, problems);
-            section.finish(problems);
-            credential
-        }
-        None => {
-            problems.add(section.line, "[[resource]] has no `credential`");
-            None
-        }
-    };
-    let tls = section.section("tls", problems).map_or_else(Tls::default, |mut section| {
+    let credential = section.section("credential", problems).map(|mut section| {
+        let credential = credential(&mut section, problems);
+        section.finish(problems);
+        credential
+    });
+    let tls = section.section("tls", problems).map(|mut section| {
         let tls = Tls {
+            line: section.line,
             mode: section.text("mode", problems),
             ca_file: section.text("ca_file", problems),
             server_name: section.text("server_name", problems),
@@ -266,6 +266,7 @@ fn target(section: &mut Section<'_>, problems: &mut Problems) -> Option<Target> 
         tls
     });
     let hold = section.duration("hold", HOLD_BOUNDS, problems);
+    let idle = section.duration("idle", IDLE_BOUNDS, problems);
     let agent_auth = section.text("agent_auth", problems);
     let sync_reads = section.flag("sync_reads", problems);
     Some(Target {
@@ -273,9 +274,15 @@ fn target(section: &mut Section<'_>, problems: &mut Problems) -> Option<Target> 
         protocol: protocol?,
         addresses,
         labels,
-        credential: credential?,
+        line: section.line,
+        // A credential that is there and incomplete has been reported.
+        credential: match credential {
+            Some(credential) => Some(credential?),
+            None => None,
+        },
         tls,
         hold,
+        idle,
         agent_auth,
         sync_reads,
     })

@@ -8,6 +8,7 @@ mod build;
 mod error;
 mod file;
 mod reader;
+mod resources;
 mod value;
 
 #[cfg(test)]
@@ -28,6 +29,8 @@ use crate::{approval, audit, identity, intercept, jail, policy, sql, tls};
 pub enum DefaultVerdict {
     /// It is refused.
     Deny,
+    /// Policy is asked about the resource `unregistered`; what it permits is passed through unread, and recorded.
+    Observe,
 }
 
 /// Where metrics are offered.
@@ -52,6 +55,8 @@ pub struct Config {
     pub default: DefaultVerdict,
     /// Agents and their tokens.
     pub identity: identity::Settings,
+    /// What stands for unregistered destinations, if policy is asked about them.
+    pub unregistered: Option<Arc<Resource>>,
     /// Registered targets.
     pub resources: Vec<Arc<Resource>>,
     /// Capture.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::AgentMatch;
-use crate::model::UpstreamTlsMode;
+use crate::model::{Protocol, UpstreamTlsMode};
 
 const FULL: &str = r#"
 state_dir   = "/var/lib/chaperone"
@@ -129,7 +129,7 @@ fn a_jail_is_closed_unless_opened_and_its_mistakes_have_lines() {
 fn every_mistake_is_reported_with_its_line() {
     let text = r#"state_dir = "lib"
 policy_dirs = "/etc"
-default = "observe"
+default = "allow"
 [[agent]]
 name = "Reporter"
 match = { unit = "a.service", cgroup = "b" }
@@ -199,6 +199,35 @@ fn tls_and_credentials_must_fit_together() {
     assert_eq!(lines(&with("mode=\"disable\"", ",client_cert_file=\"/c\",client_key_file=\"/k\"")), [5]);
     assert_eq!(lines(&with("mode=\"verify-full\"", ",password_file=\"relative\"")), [5]);
     assert!(parse(&with("mode=\"verify-full\"", ",client_cert_file=\"/c\",client_key_file=\"/k\"")).is_ok());
+}
+
+#[test]
+fn an_opaque_resource_needs_no_credential_and_takes_none() {
+    let opaque = "[[resource]]\nname=\"web\"\nprotocol=\"opaque\"\naddresses=[\"192.0.2.1:443\"]\n";
+    let config = parse(&format!("{opaque}idle=\"5m\"\nlabels={{env=\"prod\"}}\n")).unwrap();
+    let resource = &config.resources[0];
+    assert_eq!((resource.protocol, resource.idle), (Protocol::Opaque, Duration::from_mins(5)));
+    assert_eq!(resource.labels.keys().collect::<Vec<_>>(), ["env"]);
+    assert_eq!(
+        lines(&format!("{opaque}credential={{user=\"u\"}}\ntls={{mode=\"disable\"}}\nsync_reads=true\n")),
+        [5, 6, 7]
+    );
+    assert_eq!(lines(&format!("{RESOURCE}idle=\"5m\"\n")), [1]);
+    assert_eq!(lines("[[resource]]\nname=\"db\"\nprotocol=\"postgres\"\naddresses=[\"h:1\"]\n"), [1]);
+}
+
+#[test]
+fn what_stands_for_the_unregistered_exists_only_where_it_is_observed_and_nothing_else_passes_for_it() {
+    assert_eq!(parse("").unwrap().unregistered, None);
+    let config = parse("default = \"observe\"").unwrap();
+    assert_eq!(config.default, DefaultVerdict::Observe);
+    let unregistered = config.unregistered.unwrap();
+    assert_eq!(
+        (unregistered.name.as_str(), unregistered.labels["registered"].as_str()),
+        ("unregistered", "no")
+    );
+    assert_eq!(lines(&RESOURCE.replace("\"db\"", "\"unregistered\"")), [2]);
+    assert_eq!(lines(&format!("{RESOURCE}labels={{registered=\"no\"}}\n")), [6]);
 }
 
 #[test]

@@ -33,6 +33,7 @@ use crate::intercept::{Connection, Guard, Listener};
 use crate::net::reset_on_close;
 use crate::policy::Live;
 use crate::protocol::contract::Serve;
+use crate::protocol::opaque::Opaque;
 use crate::protocol::postgres::Postgres;
 use crate::protocol::registry::Registry as Protocols;
 use crate::session::{Arrival, Lanes, Quarantine, Registry, Sessions, Targets};
@@ -165,10 +166,12 @@ async fn build(
     let principals = Arc::new(Resolved(resolver.clone()));
     let gate = Gate::new(policy.clone(), queue.clone(), log.appender(), principals, clock.clone());
     let postgres: Arc<dyn Serve> = Arc::new(Postgres::new(analyzer, authority, clock.clone())?);
+    let opaque: Arc<dyn Serve> = Arc::new(Opaque::new(clock.clone()));
     let sessions = Sessions {
         resolver: resolver.clone(),
         targets,
-        protocols: Protocols::new(vec![postgres]),
+        unregistered: config.unregistered.clone(),
+        protocols: Protocols::new(vec![postgres, opaque]),
         gate: gate.clone(),
         registry: Registry::default(),
         quarantine: Quarantine::open(&config.state_dir)

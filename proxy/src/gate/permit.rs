@@ -44,6 +44,11 @@ impl Permit {
         self.ending.request
     }
 
+    /// Ends the request before any of its bytes were sent: the resource was not reached, say.
+    pub fn end(mut self, outcome: Outcome) {
+        self.ending.end(outcome, Tally::default());
+    }
+
     pub(super) fn into_released(self) -> Released {
         Released { ending: self.ending }
     }

@@ -6,12 +6,14 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use tokio::net::TcpStream;
 
 use super::permit::{Permit, Released};
-use crate::net::{BoxedStream, Fill, poll_drain, poll_fill};
+use crate::net::{BoxedStream, ByteStream, Fill, poll_drain, poll_fill, reset_on_close};
 
 /// Handshake stage: the driver speaks freely, no agent bytes exist yet.
 #[derive(Debug)]
@@ -22,38 +24,45 @@ pub struct Greeting;
 pub struct Guarded;
 
 /// A connection to a resource.
-pub struct Upstream<Stage> {
-    io: BoxedStream,
+pub struct Upstream<Stage, Io = BoxedStream> {
+    io: Io,
     out: BytesMut,
     stage: PhantomData<Stage>,
 }
 
-impl<Stage> std::fmt::Debug for Upstream<Stage> {
+impl<Stage, Io> std::fmt::Debug for Upstream<Stage, Io> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upstream").field("queued", &self.out.len()).finish_non_exhaustive()
     }
 }
 
-impl Upstream<Greeting> {
+impl<Io: ByteStream> Upstream<Greeting, Io> {
     /// A fresh connection.
     #[must_use]
-    pub fn new(io: BoxedStream) -> Self {
+    pub fn new(io: Io) -> Self {
         Self { io, out: BytesMut::new(), stage: PhantomData }
     }
 
     /// The stream, for the handshake.
-    pub fn stream(&mut self) -> &mut BoxedStream {
+    pub fn stream(&mut self) -> &mut Io {
         &mut self.io
     }
 
     /// Ends the handshake.
     #[must_use]
-    pub fn seal(self) -> Upstream<Guarded> {
+    pub fn seal(self) -> Upstream<Guarded, Io> {
         Upstream { io: self.io, out: self.out, stage: PhantomData }
     }
 }
 
-impl Upstream<Guarded> {
+impl Upstream<Guarded, TcpStream> {
+    /// Makes closing it a reset.
+    pub fn reset_on_close(&self) {
+        reset_on_close(&self.io);
+    }
+}
+
+impl<Io: ByteStream> Upstream<Guarded, Io> {
     /// Queues a request's bytes and consumes its permit.
     #[must_use]
     pub fn release(&mut self, permit: Permit, frames: &[u8]) -> Released {
@@ -82,7 +91,7 @@ impl Upstream<Guarded> {
     /// # Errors
     /// Whatever the stream answers.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_drain(&mut *self.io, &mut self.out, cx)
+        poll_drain(&mut self.io, &mut self.out, cx)
     }
 
     /// Reads once from the resource.
@@ -90,6 +99,15 @@ impl Upstream<Guarded> {
     /// # Errors
     /// Whatever the stream answers.
     pub fn poll_fill(&mut self, buffer: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<Fill>> {
-        poll_fill(&mut *self.io, buffer, cx)
+        poll_fill(&mut self.io, buffer, cx)
+    }
+
+    /// Tells the resource that nothing more comes, once what is queued is gone.
+    ///
+    /// # Errors
+    /// Whatever the stream answers.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,8 @@ pub enum Effect {
     Transaction,
     /// Changes a session setting.
     Set,
+    /// Opens a connection whose bytes nobody reads.
+    Connect,
     /// Anything else: unparsed, unrecognised, or known to be opaque.
     Unknown,
 }
@@ -66,6 +69,7 @@ impl Effect {
             Self::Call => "call",
             Self::Transaction => "transaction",
             Self::Set => "set",
+            Self::Connect => "connect",
             Self::Unknown => "unknown",
         }
     }
@@ -87,6 +91,7 @@ impl Effect {
             | Self::CopyOut
             | Self::Execute
             | Self::Call
+            | Self::Connect
             | Self::Unknown => false,
         }
     }
@@ -128,6 +133,8 @@ impl fmt::Display for ColumnName {
 }
 
 /// The protocol-neutral description of a request: the only thing policy sees of it.
+///
+/// INVARIANT: no field is left out when it is written: the parser's process sends it in a form without names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Operation {
     /// Everything the request does, over all its statements.
@@ -142,6 +149,9 @@ pub struct Operation {
     pub has_filter: bool,
     /// The largest number of rows it can return, if it says so itself.
     pub row_limit: Option<u64>,
+    /// The address it goes to, if it is a connection.
+    #[serde(default)]
+    pub destination: Option<SocketAddr>,
 }
 
 impl Operation {

@@ -25,6 +25,18 @@ pub struct Tally {
     pub bytes: u64,
     /// Values replaced by a mask.
     pub masked: u64,
+    /// Bytes passed to the resource, where the request is a whole connection.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sent: u64,
+    /// How long it lasted in milliseconds, where the request is a whole connection.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lasted_ms: u64,
+}
+
+/// serde asks with a reference.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The end of a request.

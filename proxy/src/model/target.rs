@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +16,15 @@ use serde::{Deserialize, Serialize};
 pub enum Protocol {
     /// PostgreSQL 3.0 and 3.2.
     Postgres,
+    /// TCP whose bytes nobody reads: policy judges the connection and nothing in it.
+    Opaque,
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres => f.write_str("postgres"),
+            Self::Opaque => f.write_str("opaque"),
         }
     }
 }
@@ -151,6 +155,14 @@ pub struct Credential {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
+impl Credential {
+    /// For resources that need none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { user: String::new(), password_file: None, client_certificate: None }
+    }
+}
+
 /// How strictly the resource's certificate is checked; the words are libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -192,11 +204,37 @@ pub struct Resource {
     /// TLS towards it.
     pub tls: UpstreamTls,
     /// How long a request may be held in line before the agent gets an error with the ticket.
-    pub hold: std::time::Duration,
+    pub hold: Duration,
     /// Whether agents must answer a SCRAM challenge with the placeholder password.
     pub agent_scram: bool,
     /// Whether reads too wait for the record to be on disk.
     pub sync_reads: bool,
+    /// How long a connection whose bytes nobody reads may be silent.
+    pub idle: Duration,
+}
+
+impl Resource {
+    /// Name of the resource that stands for every destination that nobody registered.
+    pub const UNREGISTERED: &str = "unregistered";
+    /// Label that tells it from all others: `registered=no`.
+    pub const REGISTERED: &str = "registered";
+
+    /// What policy is asked about where nobody registered a resource and `default` is `observe`.
+    #[must_use]
+    pub fn unregistered(hold: Duration, idle: Duration) -> Self {
+        Self {
+            name: Self::UNREGISTERED.to_owned(),
+            protocol: Protocol::Opaque,
+            addresses: Vec::new(),
+            labels: BTreeMap::from([(Self::REGISTERED.to_owned(), "no".to_owned())]),
+            credential: Credential::none(),
+            tls: UpstreamTls { mode: UpstreamTlsMode::Disable, ca_file: None, server_name: None },
+            hold,
+            agent_scram: false,
+            sync_reads: false,
+            idle,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //!
 //! Refuses to interpret bytes. INVARIANT: a buffer never grows past the limit its owner states; reading stops instead.
 
+mod dial;
 mod place;
 mod prefixed;
 mod stream;
 
+pub use dial::dial;
 pub use place::{inner, is_metadata, is_this_machine};
 pub use prefixed::Prefixed;
-pub use stream::{BoxedStream, ByteStream, Fill, poll_drain, poll_fill, reset_on_close};
+pub use stream::{BoxedStream, ByteStream, Fill, end_on_close, poll_drain, poll_fill, reset_on_close};

@@ -8,6 +8,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -100,6 +103,13 @@ pub fn poll_drain(
 pub fn reset_on_close(stream: &TcpStream) {
     if let Err(error) = stream.set_zero_linger() {
         tracing::debug!(%error, "cannot set linger; the peer will see an orderly end");
+    }
+}
+
+/// Takes [`reset_on_close`] back: what was written still arrives, and then an orderly end.
+pub fn end_on_close(stream: &TcpStream) {
+    if let Err(error) = setsockopt(stream, Linger, &libc::linger { l_onoff: 0, l_linger: 0 }) {
+        tracing::debug!(%error, "cannot unset linger; the peer may see a reset");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Their form is described in `policies/README.md`. Unknown keys are errors, and a case that expects nothing is one too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -107,6 +108,7 @@ struct Raw {
     functions: Option<BTreeSet<String>>,
     filter: Option<bool>,
     rows: Option<u64>,
+    destination: Option<SocketAddr>,
     step: Option<String>,
     hour: Option<u8>,
     weekday: Option<u8>,
@@ -225,12 +227,13 @@ fn build(raw: Raw, defaults: &Raw, line: usize) -> Result<Case, String> {
     let agent = or(raw.agent, &defaults.agent).ok_or("neither the case nor `[defaults]` has an `agent`")?;
     let resource =
         or(raw.resource, &defaults.resource).ok_or("neither the case nor `[defaults]` has a `resource`")?;
+    let protocol = if raw.destination.is_some() { Protocol::Opaque } else { Protocol::Postgres };
     let labels = raw.labels.or_else(|| defaults.labels.clone()).unwrap_or_default();
     Ok(Case {
         name,
         line,
         principal: Principal { agent: AgentName(agent), identity },
-        resource: stand_in(resource, labels),
+        resource: stand_in(resource, labels, protocol),
         evidence: Evidence {
             exe: or(raw.exe, &defaults.exe).unwrap_or_default(),
             exe_sha256: or(raw.exe_sha256, &defaults.exe_sha256).unwrap_or_default(),
@@ -261,6 +264,7 @@ fn operation_check(raw: &Raw, expect: &str) -> Result<Check, String> {
             functions: raw.functions.clone().unwrap_or_default(),
             has_filter: raw.filter.unwrap_or(false),
             row_limit: raw.rows,
+            destination: raw.destination,
         },
         expect: Expect {
             verdict: expect.to_owned(),
@@ -298,19 +302,20 @@ fn moment(hour: Option<u8>, weekday: Option<u8>) -> Result<UnixMillis, String> {
     Ok(UnixMillis(seconds.saturating_mul(1000)))
 }
 
-/// A resource as far as policy sees it: a name and labels, without addresses or credential.
+/// A resource as far as policy sees it: a name, labels and a protocol, without addresses or credential.
 #[must_use]
-pub fn stand_in(name: String, labels: BTreeMap<String, String>) -> Resource {
+pub fn stand_in(name: String, labels: BTreeMap<String, String>, protocol: Protocol) -> Resource {
     Resource {
         name,
-        protocol: Protocol::Postgres,
+        protocol,
         addresses: Vec::new(),
         labels,
-        credential: Credential { user: String::new(), password_file: None, client_certificate: None },
+        credential: Credential::none(),
         tls: UpstreamTls { mode: UpstreamTlsMode::VerifyFull, ca_file: None, server_name: None },
         hold: std::time::Duration::ZERO,
         agent_scram: false,
         sync_reads: false,
+        idle: std::time::Duration::ZERO,
     }
 }
 

@@ -306,6 +306,11 @@ fn facts(question: &Question<'_>, aliases: &BTreeSet<RelationName>) -> Result<Co
     if let Some(limit) = operation.row_limit {
         facts.push(("rowLimit", RestrictedExpression::new_long(i64::try_from(limit).unwrap_or(i64::MAX))));
     }
+    if let Some(destination) = operation.destination {
+        let address = destination.ip().to_canonical().to_string();
+        facts.push(("destination", RestrictedExpression::new_ip(address)));
+        facts.push(("port", RestrictedExpression::new_long(i64::from(destination.port()))));
+    }
     if let Some(step) = &evidence.step {
         facts.push(("step", text(step)));
     }

@@ -33,6 +33,9 @@ type Facts = {
   functions: Set<String>,
   hasFilter: Bool,
   rowLimit?: Long,
+  // Only of effect `connect`.
+  destination?: ipaddr,
+  port?: Long,
   step?: String,
   now: Now,
   evidence: Evidence,

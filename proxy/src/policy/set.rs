@@ -336,7 +336,7 @@ fn misnamed(rule: &Rule) -> Vec<String> {
     problems
 }
 
-const EFFECTS: [Effect; 16] = [
+const EFFECTS: [Effect; 17] = [
     Effect::Select,
     Effect::Insert,
     Effect::Update,
@@ -352,6 +352,7 @@ const EFFECTS: [Effect; 16] = [
     Effect::Call,
     Effect::Transaction,
     Effect::Set,
+    Effect::Connect,
     Effect::Unknown,
 ];
 

@@ -71,6 +71,7 @@ fn resource(name: &str) -> Resource {
         hold: Duration::from_secs(50),
         agent_scram: false,
         sync_reads: false,
+        idle: Duration::ZERO,
     }
 }
 

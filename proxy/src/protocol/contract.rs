@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::gate::Door;
@@ -15,7 +16,7 @@ use crate::shutdown::Shutdown;
 
 /// One connection, identified and ready to be spoken to.
 pub struct Incoming {
-    stream: Option<BoxedStream>,
+    stream: Option<TcpStream>,
     /// The gate, as this session sees it.
     pub door: Door,
     /// Ends with a reason when an operator, a revocation or the daemon's end stops this session.
@@ -34,7 +35,7 @@ impl Incoming {
     /// Puts the pieces together.
     #[must_use]
     pub fn new(
-        stream: BoxedStream,
+        stream: TcpStream,
         door: Door,
         kill: watch::Receiver<Option<String>>,
         shutdown: Shutdown,
@@ -44,7 +45,15 @@ impl Incoming {
 
     /// The agent's stream. The second call gets one that is at its end.
     pub fn take_stream(&mut self) -> BoxedStream {
-        self.stream.take().unwrap_or_else(|| Box::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())))
+        match self.stream.take() {
+            Some(stream) => Box::new(stream),
+            None => Box::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())),
+        }
+    }
+
+    /// The agent's socket itself, for a protocol that carries resets on. `None` if it was taken before.
+    pub fn take_socket(&mut self) -> Option<TcpStream> {
+        self.stream.take()
     }
 }
 

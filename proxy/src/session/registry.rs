@@ -115,6 +115,7 @@ mod tests {
             hold: std::time::Duration::from_secs(1),
             agent_scram: false,
             sync_reads: false,
+            idle: std::time::Duration::ZERO,
         };
         Session {
             id: SessionId(id),

@@ -11,11 +11,11 @@ use tracing::Instrument;
 use super::lanes::Lanes;
 use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
-use super::targets::{Target, Targets};
+use super::targets::{Missing, Target, Targets};
 use crate::clock::Clock;
 use crate::gate::{Arrived, Gate, Turned};
 use crate::identity::{Identified, ProcessOrigin, Resolver};
-use crate::model::{Session, SessionId};
+use crate::model::{Resource, Session, SessionId};
 use crate::net::reset_on_close;
 use crate::protocol::contract::{Incoming, Serve, SessionEnd};
 use crate::protocol::registry::Registry as Protocols;
@@ -42,6 +42,8 @@ pub struct Sessions {
     pub resolver: Resolver,
     /// Where to.
     pub targets: Targets,
+    /// What policy is asked about where nothing is registered; `None` refuses without asking.
+    pub unregistered: Option<Arc<Resource>>,
     /// In which protocol.
     pub protocols: Protocols,
     /// Through which door.
@@ -106,7 +108,12 @@ impl Sessions {
         }
         let Target { resource, routes } = match self.targets.at(destination) {
             Ok(target) => target,
-            Err(missing) => return Err(refuse(missing.as_str(), (agent, evidence))),
+            Err(missing) => match (missing, &self.unregistered) {
+                (Missing::Unregistered, Some(resource)) => {
+                    Target { resource: Arc::clone(resource), routes: vec![destination] }
+                }
+                _ => return Err(refuse(missing.as_str(), (agent, evidence))),
+            },
         };
         let Some(protocol) = self.protocols.speaker(resource.protocol) else {
             return Err(refuse("its protocol is not served", (agent, evidence)));
@@ -142,7 +149,7 @@ impl Sessions {
             self.registry.kill_all(&session.agent, QUARANTINED);
         }
         let (door, closing) = self.gate.door(Arc::clone(&session), arrived);
-        let incoming = Incoming::new(Box::new(stream), door, killed, self.shutdown.clone());
+        let incoming = Incoming::new(stream, door, killed, self.shutdown.clone());
         let SessionEnd { why, bytes_in, bytes_out, fault } =
             protocol.serve(incoming).instrument(span.clone()).await;
         span.in_scope(|| tracing::info!(%why, ?fault, bytes_in, bytes_out, "session ended"));

@@ -2,8 +2,7 @@
 //!
 //! Networks are matched as they are; names are resolved by the daemon, again every half minute, and matched by what they
 //! resolved to. INVARIANT: an address that matches two resources matches none. A cloud's metadata service belongs to a resource
-//! only if its very address is registered: not by a wide network, nor by a name, which others may point there. The same holds
-//! for this machine and a resource whose bytes nobody reads (`opaque`), but for the name `localhost`.
+//! only if its very address is registered: not by a wide network, nor by a name, which others may point there.
 //! Known limit: a name whose address changed is refused at the new address until the next look-up.
 
 use std::collections::HashMap;
@@ -99,7 +98,8 @@ impl Targets {
                     .filter(|ips| *port == destination.port() && !guarded && ips.contains(&destination.ip()))
                     .map(|ips| routes(destination, ips)),
             });
-            let routes = routes.max_by_key(Vec::len)?;
+            // Registered by its very address, it is reached there and nowhere else: the certificate must name it.
+            let routes = routes.min_by_key(Vec::len)?;
             Some(Target { resource: Arc::clone(resource), routes })
         };
         resources.iter().filter_map(of).collect()
@@ -171,6 +171,7 @@ mod tests {
             hold: Duration::from_secs(1),
             agent_scram: false,
             sync_reads: false,
+            idle: Duration::ZERO,
         })
     }
 
@@ -221,13 +222,14 @@ mod tests {
 
     #[test]
     fn the_address_dialled_comes_before_the_others_of_its_name() {
-        let targets = Targets::new(vec![resource("a", &["db.internal:80", "192.0.2.0/24:80"])]);
-        let ips = ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|ip| ip.parse().unwrap()).to_vec();
+        let targets = Targets::new(vec![resource("a", &["db.internal:80", "192.0.2.8/29:80"])]);
+        let ips =
+            ["192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.9"].map(|ip| ip.parse().unwrap()).to_vec();
         targets.names.write().insert(("db.internal".into(), 80), ips);
         let text =
             |routes: Vec<SocketAddr>| routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let routes = targets.at("192.0.2.2:80".parse().unwrap()).unwrap().routes;
-        assert_eq!(text(routes), "192.0.2.2:80 192.0.2.1:80 [2001:db8::1]:80");
+        assert_eq!(text(routes), "192.0.2.2:80 192.0.2.1:80 [2001:db8::1]:80 192.0.2.9:80");
         assert_eq!(text(targets.at("192.0.2.9:80".parse().unwrap()).unwrap().routes), "192.0.2.9:80");
     }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use super::{Bundle, load, locate, pretty, print};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::{
-    AgentName, Clearance, Effect, Evidence, Identity, Operation, Principal, Resource, Unidentified,
+    AgentName, Clearance, Effect, Evidence, Identity, Operation, Principal, Protocol, Resource, Unidentified,
     UnixMillis, Verdict,
 };
 use crate::policy::{self, Answer, Asked, ColumnQuestion, Explanation, Question, Set};
@@ -64,6 +65,9 @@ pub struct ExplainArgs {
     /// The largest number of rows it can return.
     #[arg(long, value_name = "COUNT")]
     rows: Option<u64>,
+    /// Where it goes, if it is a connection, `address:port`.
+    #[arg(long, value_name = "ADDRESS")]
+    destination: Option<SocketAddr>,
     /// The reasoning step it states.
     #[arg(long, value_name = "TEXT")]
     step: Option<String>,
@@ -202,11 +206,12 @@ fn facts(args: &ExplainArgs, event: Option<Event>, config: Option<&Config>) -> a
         (true, None) => anyhow::bail!("give at least one --effect, or an event"),
         (false, _) => operation(args)?,
     };
+    let protocol = if operation.destination.is_some() { Protocol::Opaque } else { Protocol::Postgres };
     let mut evidence = event.evidence.unwrap_or_default();
     evidence.step = args.step.clone().or(evidence.step);
     Ok(Facts {
         principal: Principal { agent: AgentName(agent), identity },
-        resource: policy::stand_in(name, labels),
+        resource: policy::stand_in(name, labels, protocol),
         operation,
         evidence,
         now: event.time.unwrap_or_else(|| Clock::system().now()),
@@ -220,6 +225,7 @@ fn operation(args: &ExplainArgs) -> anyhow::Result<Operation> {
         functions: args.functions.iter().cloned().collect(),
         has_filter: args.filter,
         row_limit: args.rows,
+        destination: args.destination,
         ..Operation::default()
     };
     for table in &args.tables {

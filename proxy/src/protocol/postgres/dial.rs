@@ -1,11 +1,13 @@
 //! Reaching the resource: TCP, TLS by the resource's rules, credential.
 //!
-//! The address is the one the agent dialled; the name that must stand in the certificate comes from the configuration. A
+//! The address is the one the agent dialled, or another of the same name that answers sooner; once one answered, everything of
+//! this session goes there. The name that must stand in the certificate comes from the configuration. A
 //! credential file that others can read is refused, and so is a connection whose TLS falls short of the rule.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,8 +17,8 @@ use super::catalog::Catalog;
 use super::login::{self, Login, LoginError, Ready};
 use super::wire::CancelKey;
 use crate::clock::Clock;
-use crate::model::{AddressPattern, Resource, Secret, UpstreamTlsMode};
-use crate::net::BoxedStream;
+use crate::model::{AddressPattern, Resource, Secret, Session, UpstreamTlsMode};
+use crate::net::{BoxedStream, dial};
 use crate::tls::{Connector, TlsError};
 
 /// Longest time for the TCP connection.
@@ -73,16 +75,25 @@ pub(crate) enum DialError {
 /// What is needed to reach one resource at one address, again and again: for the session, its catalog, its cancels.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
-    resource: std::sync::Arc<Resource>,
+    resource: Arc<Resource>,
     address: SocketAddr,
+    routes: Arc<[SocketAddr]>,
+    /// The address that answered first.
+    reached: Arc<OnceLock<SocketAddr>>,
     clock: Clock,
 }
 
 impl Dialer {
-    /// For `resource` at `address`.
+    /// For the resource of a session, at the addresses it may be reached at.
     #[must_use]
-    pub(crate) fn new(resource: std::sync::Arc<Resource>, address: SocketAddr, clock: Clock) -> Self {
-        Self { resource, address, clock }
+    pub(crate) fn new(session: &Session, clock: Clock) -> Self {
+        Self {
+            resource: Arc::clone(&session.resource),
+            address: session.destination,
+            routes: Arc::clone(&session.routes),
+            reached: Arc::default(),
+            clock,
+        }
     }
 
     /// A session on the resource.
@@ -154,11 +165,12 @@ impl Dialer {
 
     async fn connect(&self) -> Result<(BoxedStream, Option<Vec<u8>>), DialError> {
         let failed = |source| DialError::Connect { address: self.address, source };
-        let connecting = TcpStream::connect(self.address);
-        let stream = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(result) => result.map_err(failed)?,
-            Err(_) => return Err(failed(std::io::ErrorKind::TimedOut.into())),
+        // A cancel or a catalog of another server of the same name would be about something else.
+        let stream = match self.reached.get() {
+            Some(reached) => dial(&[*reached], CONNECT_TIME_MAX).await.map_err(failed)?,
+            None => dial(&self.routes, CONNECT_TIME_MAX).await.map_err(failed)?,
         };
+        self.reached.get_or_init(|| stream.peer_addr().unwrap_or(self.address));
         stream.set_nodelay(true).map_err(failed)?;
         if self.resource.tls.mode == UpstreamTlsMode::Disable {
             return Ok((Box::new(stream), None));

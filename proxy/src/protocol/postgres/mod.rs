@@ -121,7 +121,7 @@ impl Postgres {
             tracing::info!(session = %session.id, %error, "placeholder not proven");
             return turn_away(&mut client, &notices::placeholder()).await;
         }
-        let dialer = Dialer::new(Arc::clone(&session.resource), session.destination, self.clock.clone());
+        let dialer = Dialer::new(&session, self.clock.clone());
         let minor = startup.minor.min(MINOR_MAX);
         let mut parameters = vec![("database".to_owned(), wishes.database.clone())];
         parameters.extend(wishes.settings.iter().cloned());

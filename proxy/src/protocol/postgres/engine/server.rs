@@ -42,8 +42,11 @@ impl Engine {
 
     /// Counts a row or piece of `bytes` that passed unread.
     pub(crate) fn passed(&mut self, kind: u8, bytes: usize) {
-        let add =
-            Tally { rows: u64::from(kind == b'D'), bytes: u64::try_from(bytes).unwrap_or(0), masked: 0 };
+        let add = Tally {
+            rows: u64::from(kind == b'D'),
+            bytes: u64::try_from(bytes).unwrap_or(0),
+            ..Tally::default()
+        };
         if let Some(tally) = self.front_tally() {
             count(tally, add);
         }
@@ -108,7 +111,7 @@ impl Engine {
         let masked = masked.map_err(EngineError::Server)?;
         let bytes = u64::try_from(out.len().saturating_sub(before)).unwrap_or(0);
         if let Some(tally) = self.front_tally() {
-            count(tally, Tally { rows: 1, bytes, masked });
+            count(tally, Tally { rows: 1, bytes, masked, ..Tally::default() });
         }
         Ok(())
     }
