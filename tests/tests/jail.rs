@@ -3,6 +3,7 @@
 //! Real daemon, real kernel, agents in their own cgroup. Needs root.
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test they serve")]
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
