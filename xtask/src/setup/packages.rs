@@ -45,6 +45,7 @@ const NEEDED: &[Need] = &[
     ("python3-psycopg", Proof::Package, Purpose::Demo, "psycopg 3, a client of tests and demo"),
     ("git", Proof::Program("git"), Purpose::Test, "the tidy check asks it which files are ours"),
     ("pgbouncer", Proof::Package, Purpose::Test, "the peer that the benchmark compares with"),
+    ("haproxy", Proof::Package, Purpose::Test, "the copying proxy that the benchmark compares with"),
     ("iproute2", Proof::Program("ip"), Purpose::Test, "tests make network namespaces"),
     ("python3-psycopg2", Proof::Package, Purpose::Test, "psycopg 2, a client of the tests"),
     ("python3-asyncpg", Proof::Package, Purpose::Test, "asyncpg, a client of the tests"),

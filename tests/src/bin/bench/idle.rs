@@ -85,7 +85,7 @@ fn processor_time(pid: i32) -> Result<Duration> {
 }
 
 /// `VmRSS` of a process, in KiB.
-fn resident(pid: i32) -> Result<u64> {
+pub(crate) fn resident(pid: i32) -> Result<u64> {
     let status =
         std::fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read a process's status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no resident size")?;

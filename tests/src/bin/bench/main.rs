@@ -1,11 +1,12 @@
-//! The measuring program behind `cargo xtask bench postgres`.
+//! The measuring program behind `cargo xtask bench postgres` and `cargo xtask bench connect`.
 //!
-//! Three ways to the same server, interleaved in one run: direct, through pgbouncer in session mode, and captured by
+//! PostgreSQL: three ways to the same server, interleaved in one run: direct, through pgbouncer in session mode, and captured by
 //! Chaperone with policy, masking and record on. Prints a table and writes it with the machine's facts.
-//! The hidden words `fetch` and `idle` are this program's own clients, started inside and outside the cgroup.
+//! The hidden words `fetch`, `idle`, `dial`, `ping`, `bulk` and `hold` are this program's own clients, started inside and outside the cgroup.
 //! Limits: one machine, loopback; the load generator shares the processors with everything it measures.
 
 mod clients;
+mod connect;
 mod facts;
 mod idle;
 mod paths;
@@ -25,9 +26,16 @@ fn main() -> ExitCode {
         ["postgres", "--seconds", seconds, "--report", report, "--only", only] => {
             postgres(seconds, Path::new(report), Some(only))
         }
+        ["connect", "--report", report] => connect::run(Path::new(report)),
+        ["dial", address, count] => connect::dial(address, count),
+        ["ping", address, count] => connect::ping(address, count),
+        ["bulk", address, bytes] => connect::bulk(address, bytes),
+        ["hold", address, count] => connect::hold(address, count),
         ["fetch", address, user, database, sql] => clients::fetch(address, user, database, sql),
         ["idle", address, user, database, count] => clients::idle(address, user, database, count),
-        _ => Err(anyhow::anyhow!("usage: bench postgres --seconds N --report FILE [--only TEXT]")),
+        _ => Err(anyhow::anyhow!(
+            "usage: bench postgres --seconds N --report FILE [--only TEXT], or bench connect --report FILE"
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,225 @@
+//! The ways of `bench connect`, and what must run for them.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use chaperone::intercept::Tree;
+use chaperone_tests::agent::Agent;
+use chaperone_tests::daemon::{Daemon, Plan};
+use chaperone_tests::process::Process;
+use chaperone_tests::{ports, temp, wait};
+use nix::sys::signal::Signal;
+
+use super::server::Ports;
+
+const AGENT: &str = "bench";
+const CROWD_AGENTS: u16 = 1000;
+/// Ten each would need more descriptors than root may have on many machines: the daemon takes two for each.
+const CROWD_CONNECTIONS: u16 = 9;
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What is asked of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    Close,
+    Echo,
+    Source,
+}
+
+impl Load {
+    const ALL: [Self; 3] = [Self::Close, Self::Echo, Self::Source];
+}
+
+/// One way to the server, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Direct,
+    Refused,
+    Passed,
+    Haproxy,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 4] = [Self::Direct, Self::Refused, Self::Passed, Self::Haproxy];
+    /// Those that reach the server.
+    pub(super) const TALKING: [Self; 3] = [Self::Direct, Self::Passed, Self::Haproxy];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Refused => "captured, refused",
+            Self::Passed => "captured, passed on",
+            Self::Haproxy => "HAProxy",
+        })
+    }
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(super) struct Stage {
+    daemon: Daemon,
+    _haproxy: Process,
+    server: Ports,
+    haproxy_ports: [(Load, u16); 3],
+    program: PathBuf,
+    _dir: temp::Dir,
+}
+
+const POLICY: &str = r#"
+@id("bench-passes")
+permit (principal == Unidentified::"bench", action, resource in Resource::"bench-server");
+
+@id("crowd-passes")
+permit (principal == Unidentified::"crowd", action, resource in Resource::"bench-server");
+"#;
+
+impl Stage {
+    pub(super) fn set() -> Result<Self> {
+        let dir = temp::Dir::new("bench")?;
+        let server = Ports::open()?;
+        let mut haproxy_ports = [(Load::Close, 0), (Load::Echo, 0), (Load::Source, 0)];
+        for (_, port) in &mut haproxy_ports {
+            *port = ports::free()?;
+        }
+        let haproxy = start_haproxy(&dir, server, &haproxy_ports)?;
+        let addresses: Vec<String> =
+            Load::ALL.iter().map(|load| format!("\"127.0.0.1:{}\"", server.of(*load))).collect();
+        let resource = format!(
+            "[[resource]]\nname = \"bench-server\"\nprotocol = \"opaque\"\naddresses = [{}]\n",
+            addresses.join(", ")
+        );
+        let plan = Plan::default()
+            .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
+            .with("[[agent]]\nname = \"crowd\"\nmatch = { cgroup = \"*/crowd-*\" }\n")
+            .with(&resource)
+            .policy("bench.cedar", POLICY);
+        let daemon = Daemon::start(&plan)?;
+        let program = dir.path().join("bench");
+        std::fs::copy(std::env::current_exe().context("cannot find this very program")?, &program)
+            .context("cannot copy this program")?;
+        Ok(Self { daemon, _haproxy: haproxy, server, haproxy_ports, program, _dir: dir })
+    }
+
+    /// This program's own client on one way.
+    pub(super) fn client(&self, way: Way, load: Load, count: u64) -> Result<Command> {
+        let word = match load {
+            Load::Close => "dial",
+            Load::Echo => "ping",
+            Load::Source => "bulk",
+        };
+        let through = self.haproxy_ports.iter().find(|(of, _)| *of == load).context("no such load")?.1;
+        let (address, mut command) = match way {
+            Way::Direct => (format!("127.0.0.1:{}", self.server.of(load)), Command::new(&self.program)),
+            // A documentation address; nothing there is registered, and no packet leaves.
+            Way::Refused => ("192.0.2.1:9".to_owned(), self.agent()),
+            Way::Passed => (format!("127.0.0.1:{}", self.server.of(load)), self.agent()),
+            Way::Haproxy => (format!("127.0.0.1:{through}"), Command::new(&self.program)),
+        };
+        command.args([word, &address, &count.to_string()]);
+        Ok(command)
+    }
+
+    fn agent(&self) -> Command {
+        Agent::new(&self.daemon, AGENT).command(&self.program)
+    }
+
+    /// `VmRSS` of the daemon, in KiB.
+    pub(super) fn daemon_memory(&self) -> Result<u64> {
+        crate::idle::resident(self.daemon.pid().context("the daemon is not running")?)
+    }
+}
+
+fn start_haproxy(dir: &temp::Dir, server: Ports, through: &[(Load, u16)]) -> Result<Process> {
+    let mut text = String::from(
+        "global\n  maxconn 4096\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client 10m\n  timeout server 10m\n",
+    );
+    for (load, port) in through {
+        text.push_str(&format!(
+            "listen {load:?}\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{}\n",
+            server.of(*load)
+        ));
+    }
+    let config = dir.write("haproxy.cfg", text, 0o644)?;
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.arg("-db").arg("-f").arg(&config).current_dir("/");
+    let log = dir.path().join("haproxy.log");
+    let mut process = Process::start("haproxy", &mut command, &log, Signal::SIGTERM)?;
+    let (_, port) = *through.first().context("no ports")?;
+    process
+        .wait_ready(LIMIT, || Ok(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(())))?;
+    Ok(process)
+}
+
+/// Measures while a second daemon has its sentinel at the root of the tree.
+pub(super) fn with_sentinel<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
+    let plan = Plan { sentinel: true, ..Plan::default() }.with("[[agent]]\nname = \"other\"\n");
+    let _daemon = Daemon::start(&plan)?;
+    measure()
+}
+
+/// Many agents, each with a process of its own and open connections.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    children: Vec<Child>,
+    cgroups: Vec<PathBuf>,
+}
+
+impl Crowd {
+    pub(super) fn gather(stage: &Stage) -> Result<Self> {
+        let parent = Tree::find()?.mount().join(stage.daemon.parent());
+        let mut crowd = Self { children: Vec::new(), cgroups: Vec::new() };
+        let address = format!("127.0.0.1:{}", stage.server.of(Load::Echo));
+        for number in 0..CROWD_AGENTS {
+            let cgroup = parent.join(format!("crowd-{number}"));
+            std::fs::create_dir(&cgroup).context("cannot make a cgroup")?;
+            crowd.cgroups.push(cgroup.clone());
+            let script =
+                format!("echo $$ > '{}/cgroup.procs' || exit 99; exec \"$0\" \"$@\"", cgroup.display());
+            let child = Command::new("sh")
+                .args(["-c", &script])
+                .arg(&stage.program)
+                .args(["hold", &address, &CROWD_CONNECTIONS.to_string()])
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start one of the crowd")?;
+            crowd.children.push(child);
+        }
+        for child in &mut crowd.children {
+            let mut line = String::new();
+            let stdout = child.stdout.take().context("no output")?;
+            BufReader::new(stdout).read_line(&mut line).context("cannot read from one of the crowd")?;
+            ensure!(line.trim() == format!("{CROWD_CONNECTIONS} open"), "one of the crowd says `{line}`");
+        }
+        Ok(crowd)
+    }
+
+    pub(super) fn agents(&self) -> usize {
+        self.children.len()
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.children.len() * usize::from(CROWD_CONNECTIONS)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            if let Err(error) = child.kill().and_then(|()| child.wait()) {
+                eprintln!("one of the crowd stays: {error}");
+            }
+        }
+        for cgroup in &self.cgroups {
+            let gone = wait::until("an empty cgroup", LIMIT, || Ok(std::fs::remove_dir(cgroup).ok()));
+            if let Err(error) = gone {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
