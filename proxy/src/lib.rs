@@ -22,6 +22,7 @@ pub mod gate;
 pub mod jail;
 pub mod protocol;
 pub mod session;
+pub mod unit;
 
 pub mod config;
 pub mod control;

@@ -4,6 +4,7 @@
 //! daemon, kernel features). `run` ends with the code of the command it became.
 
 pub mod approvals;
+pub mod attach;
 pub mod audit;
 pub mod daemon;
 pub mod doctor;
@@ -53,6 +54,13 @@ enum Command {
     Daemon(daemon::Args),
     /// Start a command as an agent, in a guarded cgroup and a jail.
     Run(run::Launch),
+    /// Make a systemd service an agent in a jail, from its next start on.
+    Attach(attach::Args),
+    /// Take that back.
+    Detach(attach::Args),
+    /// End with 0 only if the kernel guards the cgroup of the caller; started by attached services.
+    #[command(hide = true)]
+    Guarded(ConfigFile),
     /// Say what is running.
     Status(live::Status),
     /// Say what is wrong and how to mend it.
@@ -98,6 +106,9 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Daemon(args) => daemon::run(&args),
         Command::Run(args) => run::launch(args),
+        Command::Attach(args) => attach::attach(&args),
+        Command::Detach(args) => attach::detach(&args),
+        Command::Guarded(file) => attach::guarded(&file),
         Command::Status(args) => live::status(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sessions(command) => live::sessions(command),

@@ -23,44 +23,47 @@ const X32_OWN: [i64; 4] = [521, 539, 540, 528];
 const X32_IOCTL: i64 = 514;
 /// Linux 6.15; the C library's bindings do not name it everywhere.
 const OPEN_TREE_ATTR: i64 = 467;
-/// Calls that reach around the guard, into other processes, or into the kernel's own configuration.
-const REFUSED: [i64; 32] = [
-    libc::SYS_bpf,
-    // A key that is not there makes the kernel start a program of its own, outside every agent's cgroup.
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    libc::SYS_perf_event_open,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_setns,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_move_mount,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_open_tree,
-    OPEN_TREE_ATTR,
-    libc::SYS_mount_setattr,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_userfaultfd,
-    libc::SYS_quotactl,
-    libc::SYS_reboot,
-];
+/// Names and numbers of calls, by one spelling.
+macro_rules! calls {
+    ($($name:ident)*) => { [$((stringify!($name), libc::$name)),*] };
+}
+/// Calls that reach around the guard, into other processes, or into the kernel's own configuration. The keys are among them: one
+/// that is not there makes the kernel start a program of its own, outside every agent's cgroup.
+const REFUSED: [(&str, i64); 31] = calls! {
+    SYS_bpf
+    SYS_add_key
+    SYS_request_key
+    SYS_keyctl
+    SYS_perf_event_open
+    SYS_ptrace
+    SYS_process_vm_readv
+    SYS_process_vm_writev
+    SYS_pidfd_getfd
+    SYS_kcmp
+    SYS_setns
+    SYS_mount
+    SYS_umount2
+    SYS_move_mount
+    SYS_fsopen
+    SYS_fsconfig
+    SYS_fsmount
+    SYS_fspick
+    SYS_open_tree
+    SYS_mount_setattr
+    SYS_pivot_root
+    SYS_chroot
+    SYS_open_by_handle_at
+    SYS_kexec_load
+    SYS_kexec_file_load
+    SYS_init_module
+    SYS_finit_module
+    SYS_delete_module
+    SYS_userfaultfd
+    SYS_quotactl
+    SYS_reboot
+};
 /// Its ring could be handed on as a descriptor, so using one is refused as well as making one.
-const URING: [i64; 3] = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+const URING: [(&str, i64); 3] = calls! { SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register };
 /// Socket families an agent may use; the kernel's guard sees the internet ones.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 /// Namespaces that an agent may not make: in a user namespace it would have every capability over the others.
@@ -87,6 +90,15 @@ pub(super) fn filters(uring: Uring) -> Result<Vec<BpfProgram>, JailError> {
     build(uring).map_err(|source| JailError::privileges("build the system call filter", source))
 }
 
+/// Names of the calls that are refused whole, for launchers that filter by name.
+pub(super) fn names(uring: Uring) -> impl Iterator<Item = &'static str> {
+    let rings = match uring {
+        Uring::Refused => URING.as_slice(),
+        Uring::Allowed => &[],
+    };
+    REFUSED.iter().chain(rings).map(|(name, _)| name.strip_prefix("SYS_").unwrap_or(name))
+}
+
 /// Applies them to this thread, for good.
 pub(super) fn apply(filters: &[BpfProgram]) -> Result<(), JailError> {
     filters.iter().try_for_each(|filter| {
@@ -97,10 +109,12 @@ pub(super) fn apply(filters: &[BpfProgram]) -> Result<(), JailError> {
 
 fn build(uring: Uring) -> Result<Vec<BpfProgram>, BackendError> {
     let whole = |number: i64| (number, Vec::new());
-    let mut refused: Rules = REFUSED.into_iter().map(whole).collect();
+    let named = |(_, number): (&str, i64)| whole(number);
+    let mut refused: Rules = REFUSED.into_iter().map(named).collect();
+    refused.push(whole(OPEN_TREE_ATTR));
     refused.extend(X32_OWN.map(|number| whole(number | X32)));
     match uring {
-        Uring::Refused => refused.extend(URING.map(whole)),
+        Uring::Refused => refused.extend(URING.map(named)),
         Uring::Allowed => {}
     }
     let namespaces = NAMESPACES.into_iter().map(has_flag).collect::<Result<Vec<_>, _>>()?;

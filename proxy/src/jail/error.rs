@@ -19,8 +19,8 @@ pub enum JailError {
         /// Why.
         source: getrandom::Error,
     },
-    /// The process is not where the daemon said it put it.
-    #[error("this process is in cgroup `{}`, not in the run's", path.display())]
+    /// The process is not where the daemon said it put it, or in no agent's cgroup.
+    #[error("this process is in cgroup `{}`, not in the agent's", path.display())]
     Elsewhere {
         /// Where it is.
         path: PathBuf,

@@ -81,16 +81,13 @@ pub fn guarded(settings: &intercept::Settings, agent: &str) -> Result<Cgroup, Ja
     getrandom::fill(&mut number).map_err(|source| JailError::Random { source })?;
     let name = format!("{:016x}", u64::from_ne_bytes(number));
     let cgroup = parent.child(agent, &name)?;
-    let missing: Vec<&str> = intercept::effective(settings, &cgroup)?
-        .iter()
-        .filter(|status| !status.effective)
-        .map(|status| status.name)
-        .collect();
-    if missing.is_empty() {
-        return Ok(cgroup);
+    match require_effective(settings, &cgroup) {
+        Ok(()) => Ok(cgroup),
+        Err(problem) => {
+            cgroup.remove()?;
+            Err(problem)
+        }
     }
-    cgroup.remove()?;
-    Err(InterceptError::Unguarded { missing: missing.join(", ") }.into())
 }
 
 /// Whether this process is in the cgroup `run`, and that is one of this agent's; both by the kernel's word.
@@ -102,6 +99,37 @@ pub fn require_inside(settings: &intercept::Settings, agent: &str, run: &Path) -
     let plain = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
     let fits = plain(&own) == plain(run) && plain(&own).starts_with(plain(&settings.parent).join(agent));
     if fits { Ok(()) } else { Err(JailError::Elsewhere { path: own }) }
+}
+
+/// Names of the system calls that an agent is refused whole, for launchers other than this one.
+pub fn refused_calls(uring: Uring) -> impl Iterator<Item = &'static str> {
+    calls::names(uring)
+}
+
+/// Refuses to go on unless every kernel program is in effect for this process's own cgroup, an agent's.
+///
+/// # Errors
+/// When it is not below the agents' parent, or anything does not guard it.
+pub fn require_guarded(settings: &intercept::Settings) -> Result<(), JailError> {
+    let tree = Tree::find()?;
+    let own = tree.own()?;
+    let inside = own.strip_prefix("/").unwrap_or(&own);
+    if inside == settings.parent || !inside.starts_with(&settings.parent) {
+        return Err(JailError::Elsewhere { path: own });
+    }
+    require_effective(settings, &tree.open(&own)?)
+}
+
+fn require_effective(settings: &intercept::Settings, cgroup: &Cgroup) -> Result<(), JailError> {
+    let missing: Vec<&str> = intercept::effective(settings, cgroup)?
+        .iter()
+        .filter(|status| !status.effective)
+        .map(|status| status.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(InterceptError::Unguarded { missing: missing.join(", ") }.into())
 }
 
 /// Refuses standard streams that would reach around the jail; to be asked before anything is changed.
