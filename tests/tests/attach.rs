@@ -52,6 +52,7 @@ say('host', lambda: socket.socket(socket.AF_UNIX).connect('/run/host.sock'))
 say('kept', lambda: socket.socket(socket.AF_UNIX).connect('/run/kept.sock'))
 say('vsock', lambda: socket.socket(40, socket.SOCK_STREAM))
 say('uring', lambda: call(425, 1, ctypes.create_string_buffer(120)))
+say('clone3', lambda: call(435, 0, 0))
 say('user', lambda: call(272, 0x10000000))
 say('kernel', lambda: os.close(os.open('/proc/sys/kernel/core_pattern', os.O_WRONLY)))
 say('cgroups', lambda: os.close(os.open('/sys/fs/cgroup/cgroup.procs', os.O_WRONLY)))
@@ -210,7 +211,7 @@ fn a_service_is_an_agent_in_a_jail_while_it_is_attached() {
     let machine = Machine::boot(&units()).unwrap();
     // It runs as root, so that what stops it is not its account.
     machine.run(&["systemctl", "start", "chaperone.service"]).unwrap().success().unwrap();
-    let open = "cgroup /system.slice/worker.service\nprivileges 0 False\nhost ok\nkept ok\nvsock ok\nuring ok\nuser ok\n\
+    let open = "cgroup /system.slice/worker.service\nprivileges 0 False\nhost ok\nkept ok\nvsock ok\nuring ok\nclone3 EINVAL\nuser ok\n\
                 kernel ok\ncgroups ok\ntmp ok\nstate ok\n";
     let (started, before) = machine.work();
     started.success().unwrap();
@@ -221,7 +222,7 @@ fn a_service_is_an_agent_in_a_jail_while_it_is_attached() {
     let (started, within) = machine.work();
     started.success().unwrap();
     let closed = "cgroup /agents.slice/worker.service\nprivileges 1 True\nhost ENOENT\nkept ok\nvsock EAFNOSUPPORT\n\
-                  uring EPERM\nuser EPERM\nkernel EROFS\ncgroups EROFS\ntmp ENOENT\nstate EACCES\n";
+                  uring EPERM\nclone3 ENOSYS\nuser EPERM\nkernel EROFS\ncgroups EROFS\ntmp ENOENT\nstate EACCES\n";
     assert_eq!(within, closed);
     machine.chaperone("detach", "worker.service").unwrap().success().unwrap();
     let (started, after) = machine.work();
@@ -259,6 +260,15 @@ fn only_known_services_of_an_agent_are_attached_and_others_drop_ins_stay() {
     refused("attach", "other.service", "no agent has `match");
     refused("attach", "../other.service", "is not the name of a service");
     refused("attach", "agents.slice", "is not the name of a service");
+    let socket = "/etc/systemd/system/worker.socket";
+    let script = format!("printf '[Socket]\\nListenStream=1\\n' > {socket} && systemctl daemon-reload");
+    machine.run(&["sh", "-c", &script]).unwrap().success().unwrap();
+    refused("attach", "worker.service", "outside the agents' cgroup");
+    machine
+        .run(&["sh", "-c", &format!("rm {socket} && systemctl daemon-reload")])
+        .unwrap()
+        .success()
+        .unwrap();
     let folder = "/etc/systemd/system/worker.service.d";
     let script = format!("mkdir {folder} && echo '[Service]' > {folder}/50-chaperone.conf");
     machine.run(&["sh", "-c", &script]).unwrap().success().unwrap();

@@ -40,6 +40,7 @@ pub fn attach(args: &Args) -> anyhow::Result<ExitCode> {
     if shown.one("LoadState") != "loaded" {
         bail!("systemd has no unit `{}`", service.name());
     }
+    require_own_sockets(&service, &shown)?;
     let absolute = |path: PathBuf| {
         std::fs::canonicalize(&path).with_context(|| format!("cannot find `{}`", path.display()))
     };
@@ -108,12 +109,29 @@ fn require_agent(config: &Config, service: &Service) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A socket that systemd opens for a service was made outside the agents' cgroup, where nothing guards it.
+fn require_own_sockets(service: &Service, shown: &Shown) -> anyhow::Result<()> {
+    // A unit of the same name is not loaded, and then not known to trigger anything, until somebody asks for it.
+    let same = service.socket();
+    let triggers = systemctl(&["show", "--property=Triggers", "--value", "--", &same])?;
+    let known = shown.one("TriggeredBy").split(' ').find(|unit| unit.ends_with(".socket"));
+    let found =
+        known.or_else(|| triggers.trim().split(' ').any(|unit| unit == service.name()).then_some(&same));
+    if let Some(socket) = found {
+        bail!(
+            "`{socket}` opens sockets for `{}` outside the agents' cgroup, where nothing guards them",
+            service.name()
+        );
+    }
+    Ok(())
+}
+
 /// What `systemctl show` prints, `Key=value` line by line.
 struct Shown(String);
 
 impl Shown {
     fn of(service: &Service) -> anyhow::Result<Self> {
-        let keys = "--property=LoadState,ActiveState,Type,NotifyAccess,User,DynamicUser,RuntimeDirectory,Slice,DropInPaths,\
+        let keys = "--property=LoadState,ActiveState,Type,NotifyAccess,User,DynamicUser,RuntimeDirectory,Slice,TriggeredBy,DropInPaths,\
                     NoNewPrivileges";
         Ok(Self(systemctl(&["show", keys, "--", service.name()])?))
     }

@@ -57,7 +57,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         Some(flag) if !flag.value => intercept::Sentinel::Off,
         Some(_) | None => intercept::Sentinel::On,
     };
-    let keep = file.jail.keep.iter().map(|text| value::path("keep", text, problems)).collect::<Vec<_>>();
+    let keep = file.jail.keep.iter().map(|text| kept(text, problems)).collect::<Vec<_>>();
     let launchers = launchers(&file.agents, problems);
     let agents = agents(&file.agents, problems);
     let resources = resources::build(&file.resources, problems);
@@ -190,6 +190,16 @@ fn agents(raw: &[file::Agent], problems: &mut Problems) -> Vec<AgentSettings> {
         }
     }
     agents
+}
+
+/// A path that stays visible in jails.
+fn kept(text: &At<String>, problems: &mut Problems) -> Option<PathBuf> {
+    let path = value::path("keep", text, problems)?;
+    if path.parent().is_none() {
+        problems.add(text.line, "`keep` names what stays of `/run`, `/tmp` and sockets, not all there is");
+        return None;
+    }
+    Some(path)
 }
 
 /// Who may start which agent without root. Root always may, and is nobody to be named.

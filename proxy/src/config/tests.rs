@@ -121,8 +121,8 @@ fn a_jail_is_closed_unless_opened_and_its_mistakes_have_lines() {
     assert_eq!((config.jail.tmp, config.jail.uring), (jail::Tmp::Private, jail::Uring::Refused));
     assert!(config.jail.keep.is_empty() && config.jail.launchers.is_empty());
     let text = "[[agent]]\nname = \"a\"\nrun_by = [\"root\", \"no-such-user-here\"]\n\
-                [jail]\nkeep = [\"run/x\"]\nprivate_tmp = \"yes\"\nprivate = true\n";
-    assert_eq!(lines(text), [3, 3, 5, 6, 7]);
+                [jail]\nkeep = [\"run/x\", \"/\"]\nprivate_tmp = \"yes\"\nprivate = true\n";
+    assert_eq!(lines(text), [3, 3, 5, 5, 6, 7]);
 }
 
 #[test]

@@ -225,7 +225,8 @@ fn protect_kernel() -> Result<(), JailError> {
                 let own =
                     mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>);
                 match own {
-                    Ok(()) => read_only(&path)?,
+                    Ok(()) => intercept::make_mounts_read_only(&path)
+                        .map_err(|problem| JailError::mount("make read-only", path, problem))?,
                     Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {}
                     Err(problem) => return Err(JailError::mount("make a mount of", path, problem)),
                 }

@@ -70,6 +70,12 @@ impl Service {
         &self.0
     }
 
+    /// The socket unit that would start it, if there is one of that name.
+    #[must_use]
+    pub fn socket(&self) -> String {
+        format!("{}.socket", self.0.strip_suffix(".service").unwrap_or(&self.0))
+    }
+
     /// Where its drop-in is.
     #[must_use]
     pub fn file(&self) -> PathBuf {

@@ -24,6 +24,7 @@ SystemCallArchitectures=native
 SystemCallErrorNumber=EPERM
 SystemCallFilter=~clone3:ENOSYS
 KeyringMode=private
+Delegate=no
 PrivateMounts=yes
 PrivateIPC=yes
 ProtectControlGroups=yes

@@ -130,6 +130,33 @@ fn an_agent_is_not_placed_again_and_another_agents_name_is_refused() {
     assert_eq!(seen, ["placed", "refused agents have no business here", "True"]);
 }
 
+/// Refuses this process, and what it becomes, to make namespaces: as hosts do that forbid them to accounts without root.
+const WITHOUT_NAMESPACES: &str = "
+import struct
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 272), (0x06, 0, 0, 0x50000 | errno.EPERM), (0x06, 0, 0, 0x7fff0000)]
+code = b''.join(struct.pack('HBBI', *step) for step in steps)
+text = ctypes.create_string_buffer(code)
+program = struct.pack('HxxxxxxP', len(steps), ctypes.addressof(text))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+#[test]
+fn where_mounts_cannot_be_changed_without_root_nothing_is_started() {
+    let daemon = stage("");
+    let run = |prelude: &str| {
+        let mut command = as_account("games").unwrap();
+        command.args(["/usr/bin/python3", "-c", &format!("{PRELUDE}\n{prelude}")]);
+        command.arg(daemon.program()).args(["run", "--config"]).arg(daemon.config());
+        command.args(["--agent", AGENT, "--", "/bin/echo", "ran"]);
+        process::run(command.current_dir("/"), LIMIT).unwrap()
+    };
+    let refused = run(WITHOUT_NAMESPACES);
+    assert_eq!((refused.status.code(), refused.stdout.as_str()), (Some(1), ""), "{}", refused.both());
+    assert!(refused.stderr.contains("user namespace"), "{}", refused.both());
+    assert_eq!(run("os.execv(sys.argv[1], sys.argv[1:])").success().unwrap(), "ran\n");
+}
+
 #[test]
 fn another_account_cannot_be_asked_for_without_root() {
     let daemon = stage("");

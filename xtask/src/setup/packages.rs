@@ -47,6 +47,7 @@ const NEEDED: &[Need] = &[
     ("pgbouncer", Proof::Package, Purpose::Test, "the peer that the benchmark compares with"),
     ("haproxy", Proof::Package, Purpose::Test, "the copying proxy that the benchmark compares with"),
     ("iproute2", Proof::Program("ip"), Purpose::Test, "tests make network namespaces"),
+    ("systemd", Proof::Package, Purpose::Test, "the first process in tests of attached services"),
     ("python3-psycopg2", Proof::Package, Purpose::Test, "psycopg 2, a client of the tests"),
     ("python3-asyncpg", Proof::Package, Purpose::Test, "asyncpg, a client of the tests"),
     ("python3-pg8000", Proof::Package, Purpose::Test, "pg8000, a client of the tests"),
