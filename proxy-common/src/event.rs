@@ -39,11 +39,13 @@ pub enum Reason {
     AccountFull = 14,
     /// The daemon is stopping.
     Draining = 15,
+    /// The daemon could not reach the destination a moment ago.
+    Unreachable = 16,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -60,6 +62,7 @@ impl Reason {
         Self::Quarantined,
         Self::AccountFull,
         Self::Draining,
+        Self::Unreachable,
     ];
 
     /// The word for it in records and metrics.
@@ -82,6 +85,7 @@ impl Reason {
             Self::Quarantined => "quarantined",
             Self::AccountFull => "account-full",
             Self::Draining => "draining",
+            Self::Unreachable => "unreachable",
         }
     }
 

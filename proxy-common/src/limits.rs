@@ -18,6 +18,10 @@ pub const QUARANTINED_MAX: usize = 4096;
 /// identity and is refused, where an LRU would let a flood evict other agents' identities.
 pub const FLOWS_MAX: usize = 65_536;
 
+/// Destinations that were out of reach within the last seconds, of all accounts. The oldest give way: a lost one means that a
+/// connection is sent to the proxy and reset, as the first one was.
+pub const UNREACHABLE_MAX: usize = 16_384;
+
 /// Bytes of the ring of deny events: 256 KiB holds over 3000, minutes of a busy misbehaving agent. A power of
 /// two and a multiple of the page size, as the kernel demands. A full ring loses the event, never the denial.
 pub const EVENTS_BYTES: usize = 262_144;

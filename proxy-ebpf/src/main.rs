@@ -19,6 +19,7 @@ mod guard;
 mod maps;
 mod redirect;
 mod sentinel;
+mod unreachable;
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};

@@ -7,14 +7,17 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr::{from_ref, null_mut};
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use proxy_common::account::{ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{FlowKey, PROXY, Stamp};
-use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX};
+use proxy_common::limits::{
+    ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, UNREACHABLE_MAX,
+};
 use proxy_common::scope::Scope;
+use proxy_common::unreachable::{DestinationKey, Unreachable};
 
 /// `BPF_NOEXIST` of `enum bpf_map_update`: make an entry, never replace one.
 const BPF_NOEXIST: u64 = 1;
@@ -37,6 +40,9 @@ static ACCOUNTS: HashMap<u64, Account, ACCOUNTS_MAX> = HashMap::new();
 /// Cgroups of which nothing may leave; the value says nothing.
 #[btf_map]
 static QUARANTINED: HashMap<u64, u32, QUARANTINED_MAX> = HashMap::new();
+
+#[btf_map]
+static UNREACHABLE: LruHashMap<DestinationKey, Unreachable, UNREACHABLE_MAX> = LruHashMap::new();
 
 #[btf_map]
 static EVENTS: RingBuf<DenyEvent, EVENTS_BYTES> = RingBuf::new();
@@ -195,6 +201,13 @@ fn add(account: u64, what: Tally) -> bool {
 pub fn is_quarantined(cgroup_id: u64) -> bool {
     // SAFETY: the value is not read.
     unsafe { QUARANTINED.get(&cgroup_id) }.is_some()
+}
+
+/// What the daemon noted about a destination.
+#[inline(always)]
+pub fn unreachable(key: &DestinationKey) -> Option<Unreachable> {
+    // SAFETY: copied at once; an entry that gives way meanwhile is another refusal at worst.
+    unsafe { UNREACHABLE.get(key) }.copied()
 }
 
 /// Whether some cgroup is quarantined.

@@ -12,6 +12,7 @@ use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
 use crate::denial::{self, ALLOW};
 use crate::maps::{self, Tally};
+use crate::unreachable;
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -73,6 +74,9 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
         Standing::Quarantined(_) => return Err(Reason::Quarantined),
         Standing::Free(account) => account,
     };
+    if unreachable::is_unreachable(account, address, port) {
+        return Err(Reason::Unreachable);
+    }
     let caller = Caller::now();
     let stamp = Stamp {
         address,

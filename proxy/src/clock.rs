@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 use crate::model::UnixMillis;
 
 /// A source of time. Cheap to clone.
@@ -50,6 +52,16 @@ impl Clock {
                 UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
             Source::Fixed(now) => UnixMillis(now.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Nanoseconds since boot, sleep included: the clock that the kernel programs read. A fixed clock gives its own time.
+    #[must_use]
+    pub fn boot_ns(&self) -> u64 {
+        match &self.0 {
+            Source::System => clock_gettime(ClockId::CLOCK_BOOTTIME)
+                .map_or(0, |time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)),
+            Source::Fixed(now) => now.load(Ordering::SeqCst).saturating_mul(1_000_000),
         }
     }
 

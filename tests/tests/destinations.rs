@@ -302,6 +302,39 @@ fn pending(world: &World) -> Result<String> {
     })
 }
 
+#[test]
+fn a_destination_out_of_reach_resets_once_and_then_gives_its_own_error_for_a_moment() {
+    let world = World::observing().unwrap();
+    let dead = world.outside.v4();
+    let script = format!(
+        "print(say('{dead}', 7012))\n\
+         def dial(address, port):\n\
+         \x20   try: socket.create_connection((address, port), timeout=30); return 'connected'\n\
+         \x20   except OSError as problem: return name(problem)\n\
+         print(dial('{dead}', 7012), dial('::ffff:{dead}', 7012), dial('{dead}', 7013))\n\
+         time.sleep(2.5); print(dial('{dead}', 7012))",
+    );
+    assert_eq!(world.says(&script).unwrap(), "ECONNRESET\nECONNREFUSED ECONNREFUSED connected\nconnected");
+    let first = world.recorded("request_ended", 3).unwrap();
+    assert!(
+        first.iter().all(|one| one["outcome"] == "failed"
+            && one["code"] == "ECONNREFUSED"
+            && one["fault"] == "server")
+    );
+    let denied = wait::until("a denial by the kernel", LIMIT, || {
+        let denied = world.records("kernel_denied")?;
+        Ok((!denied.is_empty()).then_some(denied))
+    });
+    assert_eq!(denied.unwrap()[0]["reason"], "unreachable");
+    // Nobody else is told.
+    let mut other = Agent::new(&world.daemon, "other");
+    other = other.with_uid(65_533);
+    world.says(&format!("say('{dead}', 7014)")).unwrap();
+    let script = format!("{HELPERS}\nprint(say('{dead}', 7014))");
+    let mut command = other.python(&script, &[]).unwrap();
+    assert_eq!(process::run(&mut command, LIMIT).unwrap().success().unwrap().trim(), "ECONNRESET");
+}
+
 /// A server of this machine, on every address of it.
 struct Local(process::Process, SocketAddr);
 

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::notify::Notifier;
-use self::services::{Resolved, Running};
+use self::services::{OutOfReach, Resolved, Running};
 use crate::approval::Queue;
 use crate::audit::{Event, Log};
 use crate::clock::Clock;
@@ -173,6 +173,7 @@ async fn build(
         unregistered: config.unregistered.clone(),
         protocols: Protocols::new(vec![postgres, opaque]),
         gate: gate.clone(),
+        unreached: Arc::new(OutOfReach { table: guard.unreachable()?, clock: clock.clone() }),
         registry: Registry::default(),
         quarantine: Quarantine::open(&config.state_dir)
             .map_err(|source| DaemonError::Io { what: "the list of quarantined agents", source })?,

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,12 +17,14 @@ use prometheus_client::registry::Registry as Exposition;
 use super::{placing, stopping, watching};
 use crate::approval::{Queue, State, Ticket};
 use crate::audit::{Appender, Event, TicketFacts};
+use crate::clock::Clock;
 use crate::control::{AccountState, AgentState, Metrics, Peer, ProgramState, Services, StatusReport};
 use crate::gate::{Gate, PrincipalSource};
 use crate::identity::{Resolver, Steps};
-use crate::intercept::{self, AccountCounts, Guard};
+use crate::intercept::{self, AccountCounts, Guard, Unreachable};
 use crate::model::{AgentName, Identity, Principal, UnixMillis};
 use crate::policy::Live;
+use crate::protocol::contract::Unreached;
 use crate::session::{Quarantine, Registry};
 
 /// The identity room as the gate's source of principals.
@@ -31,6 +34,21 @@ pub(super) struct Resolved(pub(super) Resolver);
 impl PrincipalSource for Resolved {
     fn principal(&self, agent: &AgentName) -> Arc<Principal> {
         self.0.principal(agent)
+    }
+}
+
+/// The kernel's table as the place where protocols note what they could not reach.
+#[derive(Debug)]
+pub(super) struct OutOfReach {
+    pub(super) table: Unreachable,
+    pub(super) clock: Clock,
+}
+
+impl Unreached for OutOfReach {
+    fn note(&self, account: u64, destination: SocketAddr, error: i32) {
+        if let Err(error) = self.table.note(account, destination, error, self.clock.boot_ns()) {
+            tracing::warn!(%destination, %error, "the agent will not be told why its destination is out of reach");
+        }
     }
 }
 

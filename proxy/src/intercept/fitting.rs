@@ -105,6 +105,7 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
         && GUARDS.into_iter().all(|hook| programs::status(hook, parent, generation).effective)
         && tables.sockets().is_ok()
         && Accounts::open(tables).is_ok()
+        && tables.unreachable().is_ok()
         && tables.events().is_ok()
         && tables.counters().is_ok();
     whole.then_some(links)

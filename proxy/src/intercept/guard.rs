@@ -25,6 +25,7 @@ use super::listener::Listener;
 use super::maps::{Held, PARENT, Tables};
 use super::pins::Pins;
 use super::programs::{self, ACCEPTED, ProgramStatus};
+use super::unreachable::Unreachable;
 
 /// The installed guard. Dropping it leaves everything in place.
 #[derive(Debug)]
@@ -202,6 +203,14 @@ impl Guard {
     /// When the tables cannot be opened.
     pub fn accounts(&self) -> Result<Accounts, InterceptError> {
         Accounts::open(&self.tables)
+    }
+
+    /// Where it is noted that a destination was out of reach.
+    ///
+    /// # Errors
+    /// When the table cannot be opened.
+    pub fn unreachable(&self) -> Result<Unreachable, InterceptError> {
+        Unreachable::open(&self.tables)
     }
 
     /// What the kernel says about every program now.

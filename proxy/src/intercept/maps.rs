@@ -9,6 +9,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, Sk
 use proxy_common::account::{Account, Parent};
 use proxy_common::flow::{FlowKey, Stamp};
 use proxy_common::scope::Scope;
+use proxy_common::unreachable::{DestinationKey, Unreachable};
 
 use super::error::InterceptError;
 use super::pins;
@@ -22,8 +23,10 @@ pub(super) const FLOWS: &str = "FLOWS";
 pub(super) const PARENT: &str = "PARENT";
 pub(super) const ACCOUNTS: &str = "ACCOUNTS";
 pub(super) const QUARANTINED: &str = "QUARANTINED";
+pub(super) const UNREACHABLE: &str = "UNREACHABLE";
 /// Every table of the object; each is pinned.
-pub(super) const ALL: [&str; 8] = [SOCKETS, FLOWS, SCOPES, PARENT, ACCOUNTS, QUARANTINED, EVENTS, COUNTERS];
+pub(super) const ALL: [&str; 9] =
+    [SOCKETS, FLOWS, SCOPES, PARENT, ACCOUNTS, QUARANTINED, UNREACHABLE, EVENTS, COUNTERS];
 
 /// Opens the tables pinned in one directory.
 #[derive(Debug, Clone)]
@@ -63,6 +66,12 @@ impl Tables {
 
     pub(super) fn quarantined(&self) -> Result<HashMap<MapData, u64, u32>, InterceptError> {
         self.open(QUARANTINED, HashMap::try_from)
+    }
+
+    pub(super) fn unreachable(
+        &self,
+    ) -> Result<HashMap<MapData, DestinationKey, Unreachable>, InterceptError> {
+        self.open(UNREACHABLE, HashMap::try_from)
     }
 
     pub(super) fn events(&self) -> Result<RingBuf<MapData>, InterceptError> {

@@ -21,6 +21,7 @@ mod maps;
 mod pins;
 mod programs;
 mod sys;
+mod unreachable;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub use listener::{Connection, Listener};
 pub use programs::ProgramStatus;
 pub use proxy_common::event::Reason;
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
+pub use unreachable::Unreachable;
 
 /// Whether agents are kept from sockets that were opened before they were agents, or that others passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,6 +39,9 @@ pub(super) const GUARDS: [Hook; 12] = [
     ("agent_connect6", 11),
 ];
 
+/// A program that tells an agent why its connection failed, if the kernel lets it.
+const TELLS_ERRORS: &str = "agent_connect4";
+
 /// Programs on the root of the tree, where every process's sockets meet them.
 pub(super) const SENTINEL: [Hook; 4] =
     [("sentinel_conn4", 10), ("sentinel_conn6", 11), ("sentinel_send4", 14), ("sentinel_send6", 15)];
@@ -57,9 +60,19 @@ pub struct ProgramStatus {
     pub detail: String,
 }
 
-/// Loads the object against the pinned tables, making those that are missing.
+/// Loads the object against the pinned tables, making those that are missing. Whether the kernel takes an error for `connect`
+/// from a program (6.1 and later) is found out by loading one that gives it; without it agents get EPERM.
 pub(super) fn load(tables: &Tables) -> Result<Ebpf, InterceptError> {
+    let mut object = load_with(tables, 1)?;
+    match object.program_mut(TELLS_ERRORS).map(load_program) {
+        Some(Ok(())) => Ok(object),
+        Some(Err(_)) | None => load_with(tables, 0),
+    }
+}
+
+fn load_with(tables: &Tables, true_errors: u32) -> Result<Ebpf, InterceptError> {
     let mut loader = EbpfLoader::new();
+    loader.override_global("TRUE_ERRORS", &true_errors, true);
     for name in maps::ALL {
         loader.map_pin_path(name, tables.pin(name));
     }
@@ -76,7 +89,9 @@ pub(super) fn attach(
     let (name, attach_type) = hook;
     let failed = |source: ProgramError| refused(name, source.into());
     let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::NotLoaded))?;
-    load_program(program).map_err(failed)?;
+    if program.fd().is_err() {
+        load_program(program).map_err(failed)?;
+    }
     let fd = program.fd().map_err(failed)?;
     let path = directory.join(name);
     // Two holders: the pin keeps the link when this process ends, the descriptor when the pin is unlinked.

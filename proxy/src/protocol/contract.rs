@@ -4,7 +4,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -23,6 +26,13 @@ pub struct Incoming {
     pub kill: watch::Receiver<Option<String>>,
     /// The daemon's end.
     pub shutdown: Shutdown,
+    unreached: Arc<dyn Unreached>,
+}
+
+/// Where it is noted that a destination could not be reached, so that the agent's next `connect` fails with the true error.
+pub trait Unreached: fmt::Debug + Send + Sync {
+    /// Notes that the account's connection to `destination` failed with `error`, a number of the kernel's.
+    fn note(&self, account: u64, destination: SocketAddr, error: i32);
 }
 
 impl fmt::Debug for Incoming {
@@ -38,9 +48,18 @@ impl Incoming {
         stream: TcpStream,
         door: Door,
         kill: watch::Receiver<Option<String>>,
-        shutdown: Shutdown,
+        (shutdown, unreached): (Shutdown, Arc<dyn Unreached>),
     ) -> Self {
-        Self { stream: Some(stream), door, kill, shutdown }
+        Self { stream: Some(stream), door, kill, shutdown, unreached }
+    }
+
+    /// Notes that the destination could not be reached. To be called before the agent's connection is reset: it may try again
+    /// at once.
+    pub fn not_reached(&self, error: &io::Error) {
+        let session = self.door.session();
+        if let Some(error) = error.raw_os_error() {
+            self.unreached.note(session.evidence.account, session.destination, error);
+        }
     }
 
     /// The agent's stream. The second call gets one that is at its end.

@@ -17,7 +17,7 @@ use crate::gate::{Arrived, Gate, Turned};
 use crate::identity::{Identified, ProcessOrigin, Resolver};
 use crate::model::{Resource, Session, SessionId};
 use crate::net::reset_on_close;
-use crate::protocol::contract::{Incoming, Serve, SessionEnd};
+use crate::protocol::contract::{Incoming, Serve, SessionEnd, Unreached};
 use crate::protocol::registry::Registry as Protocols;
 use crate::shutdown::Shutdown;
 
@@ -48,6 +48,8 @@ pub struct Sessions {
     pub protocols: Protocols,
     /// Through which door.
     pub gate: Gate,
+    /// Where it is noted that a destination could not be reached.
+    pub unreached: Arc<dyn Unreached>,
     /// Open sessions.
     pub registry: Registry,
     /// Agents that are stopped.
@@ -149,7 +151,8 @@ impl Sessions {
             self.registry.kill_all(&session.agent, QUARANTINED);
         }
         let (door, closing) = self.gate.door(Arc::clone(&session), arrived);
-        let incoming = Incoming::new(stream, door, killed, self.shutdown.clone());
+        let incoming =
+            Incoming::new(stream, door, killed, (self.shutdown.clone(), Arc::clone(&self.unreached)));
         let SessionEnd { why, bytes_in, bytes_out, fault } =
             protocol.serve(incoming).instrument(span.clone()).await;
         span.in_scope(|| tracing::info!(%why, ?fault, bytes_in, bytes_out, "session ended"));

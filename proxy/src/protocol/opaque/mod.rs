@@ -4,6 +4,7 @@
 //! `connect` with the destination; nothing is dialled before it permits. A refusal is a reset, for there is no language to say
 //! it in. Refuses this machine's own addresses unless the resource registers that very one (or `localhost`): programs here
 //! trust whoever comes from here, and the daemon does. No credential is put in.
+//! Where the destination is out of reach, the agent's next `connect` there gets the true error.
 //! Known limits: what is inside is not seen, nothing is masked, and a connection that policy would no longer permit goes on.
 
 mod relay;
@@ -70,6 +71,7 @@ impl Opaque {
             Ok(connected) => connected,
             Err(Failure::Refused(refusal)) => return refused(&refusal),
             Err(Failure::Unreached(error)) => {
+                incoming.not_reached(&error);
                 tracing::info!(session = %session.id, destination = %session.destination, %error, "not reached");
                 return SessionEnd::server(format!("cannot connect to {}: {error}", session.destination));
             }
