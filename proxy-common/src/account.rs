@@ -38,10 +38,12 @@ pub struct Account {
     pub denied: u64,
     /// Packets dropped.
     pub dropped: u64,
+    /// Connections to servers of the account itself, which do not go to the proxy.
+    pub local: u64,
 }
 
 const _: () = assert!(size_of::<Parent>() == 16);
-const _: () = assert!(size_of::<Account>() == 40);
+const _: () = assert!(size_of::<Account>() == 48);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "marker for aya's maps")]

@@ -41,11 +41,13 @@ pub enum Reason {
     Draining = 15,
     /// The daemon could not reach the destination a moment ago.
     Unreachable = 16,
+    /// A packet over loopback to a socket that is not of the sender's account.
+    PacketForeign = 17,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -63,6 +65,7 @@ impl Reason {
         Self::AccountFull,
         Self::Draining,
         Self::Unreachable,
+        Self::PacketForeign,
     ];
 
     /// The word for it in records and metrics.
@@ -86,6 +89,7 @@ impl Reason {
             Self::AccountFull => "account-full",
             Self::Draining => "draining",
             Self::Unreachable => "unreachable",
+            Self::PacketForeign => "packet-foreign",
         }
     }
 

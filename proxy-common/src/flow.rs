@@ -29,12 +29,33 @@ pub struct Stamp {
     pub port: u16,
     /// Port of the proxy the socket was sent to: the only port it may talk to.
     pub proxy_port: u16,
-    /// What the socket may do: [`PROXY`], or nothing.
+    /// What the socket may do: [`PROXY`], [`LOCAL`], [`BOUND`], or nothing.
     pub kind: u32,
+}
+
+impl Stamp {
+    /// Lets nothing through.
+    pub const NONE: Self = Self {
+        address: [0; 4],
+        netns_cookie: 0,
+        socket_cookie: 0,
+        cgroup_id: 0,
+        account: 0,
+        connected_ns: 0,
+        pid: 0,
+        uid: 0,
+        port: 0,
+        proxy_port: 0,
+        kind: 0,
+    };
 }
 
 /// [`Stamp::kind`] of a socket that goes to the proxy. Zero is the kind of a socket that was met and refused.
 pub const PROXY: u32 = 1;
+/// [`Stamp::kind`] of a socket that connects to a server of its own account; only account and port are filled in.
+pub const LOCAL: u32 = 2;
+/// [`Stamp::kind`] of a socket that a process of the account bound, and may listen on; only the account is filled in.
+pub const BOUND: u32 = 3;
 
 /// One TCP flow as seen from the agent's side.
 #[repr(C)]

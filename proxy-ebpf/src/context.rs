@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 use core::ptr::{addr_of, addr_of_mut, null_mut, read_volatile, write_volatile};
 
-use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, bpf_sock_ops, bpf_sockopt};
+use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, bpf_sock_ops, bpf_sock_tuple, bpf_sockopt};
 use aya_ebpf::helpers::generated as helpers;
 
 /// Reads one field of a context.
@@ -128,6 +128,42 @@ impl Address {
     pub fn socket_cookie(&self) -> u64 {
         unsafe { helpers::bpf_get_socket_cookie(self.0.cast()) }
     }
+
+    /// The socket at these ends, to be given back with [`release`]; null if there is none.
+    #[inline(always)]
+    pub fn look_up(&self, tuple: &mut bpf_sock_tuple, size: u32) -> *mut bpf_sock {
+        unsafe { helpers::bpf_sk_lookup_tcp(self.0.cast(), tuple, size, CURRENT_NETNS, 0) }
+    }
+}
+
+/// "The network namespace at hand" for look-ups of sockets.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// A socket that was looked up.
+pub struct Met {
+    /// Its TCP state; 0 if there is none.
+    pub state: u32,
+    /// The ancestor, at the depth asked for, of the cgroup it was made in; of a connection that is being made, its listener's.
+    pub account: u64,
+}
+
+/// The socket that receives what is sent between these ends.
+#[inline(always)]
+pub fn look_up(ctx: &Packet, tuple: &mut bpf_sock_tuple, size: u32, level: u32) -> Met {
+    let socket = unsafe { helpers::bpf_skc_lookup_tcp(ctx.0.cast(), tuple, size, CURRENT_NETNS, 0) };
+    if socket.is_null() {
+        return Met { state: 0, account: 0 };
+    }
+    let state = field!(socket, state);
+    let account = unsafe { helpers::bpf_sk_ancestor_cgroup_id(socket.cast(), level as i32) };
+    release(socket);
+    Met { state, account }
+}
+
+/// Gives back a socket that was looked up.
+#[inline(always)]
+pub fn release(socket: *mut bpf_sock) {
+    let _always_works = unsafe { helpers::bpf_sk_release(socket.cast()) };
 }
 
 /// Device the socket is bound to; 0 for none. `socket` must not be null.

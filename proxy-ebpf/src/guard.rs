@@ -1,10 +1,11 @@
 //! Refusals: what an agent's socket may be, may be set to, and may put on the wire.
 //!
 //! The packet guard is the boundary: whatever the other programs overlook (routing headers, socket options in
-//! control messages, sockets made elsewhere), a packet passes only if its socket carries a stamp, it stays on
-//! loopback, and it is plain TCP to the stamped proxy port on 127.0.0.1 or ::1.
+//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain TCP, and either its
+//! socket carries a stamp and it goes to the stamped proxy port on 127.0.0.1 or ::1, or `listeners` says that it goes to a
+//! socket of the same account.
 //! INVARIANT: unknown means denied. Known limits: IPv4 options are refused altogether, so labelled networking
-//! (CIPSO) on loopback does not work; servers inside an agent get no packet out, so nobody can talk to them.
+//! (CIPSO) on loopback does not work; servers inside an agent get no packet out to anybody else.
 
 use proxy_common::event::Reason;
 use proxy_common::flow::mapped;
@@ -12,7 +13,7 @@ use proxy_common::flow::mapped;
 use crate::account::{self, Standing};
 use crate::context::{Address, Packet, SockOption, Socket};
 use crate::denial::{self, ALLOW};
-use crate::maps;
+use crate::{listeners, maps};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
@@ -43,7 +44,10 @@ pub fn bound_port(ctx: &Socket) -> i32 {
     match maps::proxy_port(ctx.netns_cookie()) {
         Some(taken) if u32::from(taken) == port => denial::socket(ctx, Reason::ProxyPort, port),
         // Without a proxy in this namespace there is no port to protect, and no packet gets out.
-        Some(_) | None => ALLOW,
+        Some(_) | None => {
+            listeners::bound(ctx);
+            ALLOW
+        }
     }
 }
 
@@ -89,9 +93,7 @@ fn steers(level: i32, name: i32) -> bool {
 
 #[inline(always)]
 pub fn packet(ctx: &Packet) -> i32 {
-    let Some(stamp) = maps::stamp_of(ctx.socket()) else {
-        return denial::packet(ctx, Reason::PacketUnstamped);
-    };
+    let Some(stamp) = maps::stamp_of(ctx.socket()) else { return listeners::packet(ctx) };
     if ctx.device() != LOOPBACK_DEVICE {
         return denial::packet(ctx, Reason::PacketDevice);
     }

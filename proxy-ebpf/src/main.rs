@@ -16,6 +16,7 @@ mod account;
 mod context;
 mod denial;
 mod guard;
+mod listeners;
 mod maps;
 mod redirect;
 mod sentinel;

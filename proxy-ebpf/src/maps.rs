@@ -6,18 +6,20 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr::{from_ref, null_mut};
 
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use proxy_common::account::{ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
-use proxy_common::flow::{FlowKey, PROXY, Stamp};
+use proxy_common::flow::{BOUND, FlowKey, LOCAL, PROXY, Stamp};
 use proxy_common::limits::{
     ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, UNREACHABLE_MAX,
 };
 use proxy_common::scope::Scope;
 use proxy_common::unreachable::{DestinationKey, Unreachable};
+
+use crate::context::{Address, release};
 
 /// `BPF_NOEXIST` of `enum bpf_map_update`: make an entry, never replace one.
 const BPF_NOEXIST: u64 = 1;
@@ -69,6 +71,24 @@ pub fn stamp_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
 #[inline(always)]
 pub fn is_met(socket: *mut bpf_sock) -> bool {
     mark_of(socket).is_some()
+}
+
+/// Whether a socket was let through to a server of its own account on this port.
+#[inline(always)]
+pub fn is_local(socket: *mut bpf_sock, account: u64, port: u16) -> bool {
+    mark_of(socket).is_some_and(|stamp| stamp.kind == LOCAL && stamp.account == account && stamp.port == port)
+}
+
+/// The account of the listener that a connection to these ends would reach; `None` if there is none, or nobody's.
+#[inline(always)]
+pub fn listener_of(ctx: &Address, tuple: &mut bpf_sock_tuple, size: u32) -> Option<u64> {
+    let socket = ctx.look_up(tuple, size);
+    if socket.is_null() {
+        return None;
+    }
+    let owner = mark_of(socket).map_or(0, |stamp| if stamp.kind == BOUND { stamp.account } else { 0 });
+    release(socket);
+    (owner != 0).then_some(owner)
 }
 
 #[inline(always)]
@@ -164,6 +184,7 @@ pub enum Tally {
     Unanswered,
     Denied,
     Dropped,
+    Local,
 }
 
 /// Counts for an account, making it if need be. False when there is no room.
@@ -172,7 +193,7 @@ pub fn tally(account: u64, what: Tally) -> bool {
     if add(account, what) {
         return true;
     }
-    let fresh = Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0 };
+    let fresh = Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0, local: 0 };
     // Another processor may have made it meanwhile: that one counts, so an existing entry is not replaced.
     if ACCOUNTS.insert(&account, &fresh, BPF_NOEXIST).is_err() {}
     add(account, what)
@@ -189,6 +210,7 @@ fn add(account: u64, what: Tally) -> bool {
             Tally::Unanswered => &raw mut (*entry).unanswered,
             Tally::Denied => &raw mut (*entry).denied,
             Tally::Dropped => &raw mut (*entry).dropped,
+            Tally::Local => &raw mut (*entry).local,
         };
         // The target is said to have no atomic operations, so the library's types lack this one; every kernel has it.
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);

@@ -3,16 +3,17 @@
 //! Path of one connection: `connect` stamps and rewrites; `agent_flow` files the stamp under the flow's
 //! addresses once the source port is known; `accepted` moves it to the proxy's new socket and deletes the entry.
 //! INVARIANT: a connection is rewritten only after its stamp is stored; whatever fails denies the connection.
-//! Loopback destinations are captured like all others, the proxy's own port included: the daemon refuses that one.
+//! Loopback destinations are captured like all others, the proxy's own port included: the daemon refuses that one. Only what goes
+//! to a server of the caller's own account keeps its address; `listeners` says why that is safe.
 
 use proxy_common::event::{Counter, Reason};
-use proxy_common::flow::{FlowKey, LOOPBACK4, LOOPBACK6, PROXY, Stamp, is_mapped, mapped};
+use proxy_common::flow::{FlowKey, LOCAL, LOOPBACK4, LOOPBACK6, PROXY, Stamp, is_mapped, mapped};
 
 use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
 use crate::denial::{self, ALLOW};
 use crate::maps::{self, Tally};
-use crate::unreachable;
+use crate::{listeners, unreachable};
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -26,11 +27,12 @@ const WATCH_STATE: u32 = 1 << 2;
 pub fn connect4(ctx: &Address) -> i32 {
     let address = mapped(ctx.ip4());
     match admit(ctx, address) {
-        Ok(port) => {
+        Ok(Way::Proxy(port)) => {
             ctx.set_ip4(LOOPBACK4);
             ctx.set_port(port);
             ALLOW
         }
+        Ok(Way::Local) => ALLOW,
         Err(reason) => denial::address(ctx, address, reason),
     }
 }
@@ -39,7 +41,8 @@ pub fn connect4(ctx: &Address) -> i32 {
 pub fn connect6(ctx: &Address) -> i32 {
     let address = ctx.ip6();
     match admit(ctx, address) {
-        Ok(port) => {
+        Ok(Way::Local) => ALLOW,
+        Ok(Way::Proxy(port)) => {
             // A socket that speaks IPv4 in IPv6 form must stay with IPv4.
             let proxy = if is_mapped(address) { mapped(LOOPBACK4) } else { LOOPBACK6 };
             ctx.set_ip6(proxy);
@@ -50,9 +53,17 @@ pub fn connect6(ctx: &Address) -> i32 {
     }
 }
 
-/// Stamps the socket; the port of the proxy it may go to.
+/// Where a connection goes.
+enum Way {
+    /// To the proxy, on this port.
+    Proxy(u16),
+    /// Where it asked to go: to a server of its own account.
+    Local,
+}
+
+/// Stamps the socket and says where it goes.
 #[inline(always)]
-fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
+fn admit(ctx: &Address, address: [u32; 4]) -> Result<Way, Reason> {
     if ctx.protocol() != IPPROTO_TCP {
         return Err(Reason::ConnectProtocol);
     }
@@ -74,6 +85,13 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
         Standing::Quarantined(_) => return Err(Reason::Quarantined),
         Standing::Free(account) => account,
     };
+    if listeners::is_own(ctx, address, port, account) {
+        let stamp = Stamp { account, port, kind: LOCAL, ..Stamp::NONE };
+        if !maps::tally(account, Tally::Local) {
+            return Err(Reason::AccountFull);
+        }
+        return if maps::put_stamp(socket, &stamp) { Ok(Way::Local) } else { Err(Reason::StampFailed) };
+    }
     if unreachable::is_unreachable(account, address, port) {
         return Err(Reason::Unreachable);
     }
@@ -103,7 +121,7 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<u16, Reason> {
         return Err(Reason::StampFailed);
     }
     maps::count(Counter::Redirected as u32);
-    Ok(proxy_port)
+    Ok(Way::Proxy(proxy_port))
 }
 
 /// Shows the destination the agent asked for.

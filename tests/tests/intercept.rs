@@ -31,6 +31,8 @@ use tokio::time::timeout;
 
 #[path = "intercept/accounts.rs"]
 mod accounts;
+#[path = "intercept/listeners.rs"]
+mod listeners;
 #[path = "intercept/sentinel.rs"]
 mod sentinel;
 

@@ -246,6 +246,9 @@ pub struct KernelCounts {
     pub delivered: u64,
     /// Connections that ended before.
     pub unanswered: u64,
+    /// Connections to the agent's own servers, which no daemon sees.
+    #[serde(default)]
+    pub local: u64,
     /// Sockets, connections and datagrams denied.
     pub denied: u64,
     /// Packets dropped.

@@ -20,6 +20,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub use self::watching::recorded;
+
 use self::notify::Notifier;
 use self::services::{OutOfReach, Resolved, Running};
 use crate::approval::Queue;

@@ -107,11 +107,13 @@ fn close(
 }
 
 /// The kernel's counts as the record knows them.
-pub(super) fn recorded(account: &AccountCounts) -> KernelCounts {
+#[must_use]
+pub fn recorded(account: &AccountCounts) -> KernelCounts {
     KernelCounts {
         redirected: account.redirected,
         delivered: account.delivered,
         unanswered: account.unanswered,
+        local: account.local,
         denied: account.denied,
         dropped: account.dropped,
     }

@@ -26,6 +26,8 @@ pub struct AccountCounts {
     pub denied: u64,
     /// Packets dropped.
     pub dropped: u64,
+    /// Connections to servers of the account itself, which did not go to the proxy.
+    pub local: u64,
 }
 
 /// The accounts' table.
@@ -115,6 +117,7 @@ fn counts((cgroup_id, account): (u64, Account)) -> AccountCounts {
         unanswered: account.unanswered,
         denied: account.denied,
         dropped: account.dropped,
+        local: account.local,
     }
 }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::audit::{Difference, Filter, Finding, KernelCounts, Reconciler, Seen, search};
+use crate::audit::{Difference, Filter, Finding, Reconciler, Seen, search};
 use crate::config::Config;
 use crate::control::{Answer, Call, Client};
+use crate::daemon::recorded;
 use crate::intercept::{self, AccountCounts};
 use crate::model::UnixMillis;
 
@@ -151,7 +152,5 @@ fn seen(config: &Config) -> anyhow::Result<Vec<Seen>> {
 }
 
 fn without_daemon(account: &AccountCounts) -> Seen {
-    let AccountCounts { cgroup_id, redirected, delivered, unanswered, denied, dropped } = *account;
-    let counts = KernelCounts { redirected, delivered, unanswered, denied, dropped };
-    Seen { account: cgroup_id, counts, in_hand: 0 }
+    Seen { account: account.cgroup_id, counts: recorded(account), in_hand: 0 }
 }
