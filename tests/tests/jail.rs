@@ -311,6 +311,30 @@ fn the_daemons_files_are_hidden_even_from_root() {
 }
 
 #[test]
+fn a_root_agent_has_no_disks_but_what_programs_need() {
+    let script = "
+import pty
+nodes = [os.path.join(folder, name) for folder, _, names in os.walk('/dev') for name in names]
+print(any(stat.S_ISBLK(os.lstat(node).st_mode) for node in nodes), os.path.exists('/dev/kmsg'))
+for name in ['null', 'zero', 'urandom', 'ptmx', 'fd', 'shm']:
+    say(lambda: os.close(os.open('/dev/' + name, os.O_RDONLY)))
+say(lambda: pty.openpty())
+say(lambda: os.write(os.open('/dev/null', os.O_WRONLY), b'x'))
+say(lambda: call(133, b'/tmp/disk', 0o60600, 0x100))
+";
+    let works = ["ok"; 8];
+    let seen = inside(&stage(""), 0, script);
+    assert_eq!(
+        (seen[0].as_str(), &seen[1..9], seen[9].as_str()),
+        ("False False", &works.map(str::to_owned)[..], "EPERM")
+    );
+    let kept = inside(&stage("keep = [\"/dev/kmsg\"]"), 0, script);
+    assert_eq!(kept[0], "False True");
+    let free = outside(0, &script.replace("/tmp/disk", "/dev/shm/../null"));
+    assert_eq!((free[0].as_str(), free[9].as_str()), ("True True", "EEXIST"));
+}
+
+#[test]
 fn io_uring_works_only_where_the_configuration_says_so() {
     let script = "say(lambda: call(425, 1, ctypes.create_string_buffer(120)))";
     assert_eq!(inside(&stage(""), UID, script), ["EPERM"]);

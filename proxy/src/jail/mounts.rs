@@ -67,6 +67,25 @@ const COVERED: [&str; 2] = ["bpf", "mqueue"];
 const RUN_OPTIONS: &str = "mode=0755,size=16m";
 /// As large as the kernel lets it become: half of the memory, counted as the agent's.
 const TMP_OPTIONS: &str = "mode=1777";
+/// All that ordinary programs open below `/dev`.
+const DEVICES: [&str; 8] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/pts",
+    "/dev/shm",
+];
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("pts/ptmx", "/dev/ptmx"),
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+];
+const DEV_OPTIONS: &str = "mode=0755,size=64k";
 const HIDDEN_OPTIONS: &str = "mode=0,size=4k,nr_inodes=1";
 
 /// Changes the mounts of this process as an agent must find them, and enters its working directory anew.
@@ -82,6 +101,11 @@ pub(super) fn seclude(settings: &Settings, launcher: &Launcher) -> Result<(), Ja
         .map_err(|problem| JailError::mount("make private", "/", problem))?;
     let kept = kept(settings)?;
     let names: Vec<PathBuf> = kept.iter().map(|kept| kept.path.clone()).collect();
+    match launcher {
+        Launcher::Root(None) => cover_devices(&kept)?,
+        // An account of its own has no right to the devices that matter.
+        Launcher::Root(Some(_)) | Launcher::Unprivileged => {}
+    }
     cover_shared(settings, &kept)?;
     protect_kernel()?;
     for path in table()?
@@ -163,6 +187,31 @@ fn reachable(path: &Path) -> Result<Option<PathBuf>, JailError> {
         }
         Err(problem) => Err(JailError::mount("look at", path, problem)),
     }
+}
+
+/// A `/dev` without disks and memory, for an agent that stays root: below them lie all the files that are hidden.
+fn cover_devices(kept: &[Kept]) -> Result<(), JailError> {
+    let dev = Path::new("/dev");
+    if kept.iter().any(|kept| kept.path == dev) {
+        return Ok(());
+    }
+    let mut stay = Vec::new();
+    for path in DEVICES.map(Path::new) {
+        match open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(handle) => stay.push(Kept { path: path.to_owned(), handle }),
+            Err(Errno::ENOENT) => {}
+            Err(problem) => return Err(JailError::mount("keep", path, problem)),
+        }
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), dev, Some("tmpfs"), flags, Some(DEV_OPTIONS))
+        .map_err(|problem| JailError::mount("cover", dev, problem))?;
+    for Kept { path, handle } in stay.iter().chain(kept.iter().filter(|kept| kept.path.starts_with(dev))) {
+        restore(path, handle, dev)?;
+    }
+    DEVICE_LINKS.iter().try_for_each(|(target, link)| {
+        std::os::unix::fs::symlink(target, link).map_err(|source| JailError::mount("make", *link, source))
+    })
 }
 
 /// Empty folders over those where hosts put sockets and other people's files, with what is kept put back in.

@@ -1,5 +1,9 @@
 //! Launchers without root: the daemon places them, by its own configuration, after looking at them.
 
+use chaperone_tests::agent::dsn;
+use chaperone_tests::postgres::program_path;
+use chaperone_tests::shop::{Setup, Shop};
+
 use super::*;
 
 /// Asks the daemon to be placed, after `before`, and prints whether it was and which cgroup it is in.
@@ -65,6 +69,19 @@ fn an_account_that_is_named_starts_an_agent_in_the_whole_jail() {
         record.lines().any(|line| line.contains("operator_acted") && line.contains(&format!("uid:{games}"))),
         "{record}"
     );
+}
+
+#[test]
+fn an_agent_that_was_started_without_root_is_identified_and_masked_like_any_other() {
+    let shop = Shop::open(&Setup { agent: "run_by = [\"games\"]\n".to_owned(), ..Setup::default() }).unwrap();
+    let mut command = as_account("games").unwrap();
+    command.arg(shop.daemon.program()).args(["run", "--config"]).arg(shop.daemon.config());
+    command.args(["--agent", AGENT, "--step", "by hand", "--"]).arg(program_path("psql"));
+    command.args(["-XAtw", "-d", &dsn(&shop.server), "-c", "SELECT email FROM customers WHERE id = 7"]);
+    let printed = process::run(command.current_dir("/"), LIMIT).unwrap().success().unwrap();
+    assert!(printed.trim().ends_with("mple") && printed.contains('*'), "{printed}");
+    let opened = shop.records("session_opened").unwrap();
+    assert!(opened.iter().any(|record| record.to_string().contains("by hand")), "{opened:?}");
 }
 
 #[test]
