@@ -13,7 +13,7 @@ pub struct Parent {
     pub cgroup_id: u64,
     /// Its depth below the root of the tree, which has depth 0.
     pub level: u32,
-    /// [`ANY_QUARANTINED`], [`SENTINEL`] and [`DRAINING`].
+    /// [`ANY_QUARANTINED`], [`SENTINEL`], [`DRAINING`], [`UNIX_DENIED`] and [`UNIX_DENIED_TO_ROOT`].
     pub flags: u32,
 }
 
@@ -23,6 +23,10 @@ pub const ANY_QUARANTINED: u32 = 1;
 pub const SENTINEL: u32 = 2;
 /// The daemon is about to stop: what is on its way to it may arrive, nothing new may start.
 pub const DRAINING: u32 = 4;
+/// Unix sockets are not to be used by name; without this they are only seen.
+pub const UNIX_DENIED: u32 = 8;
+/// Nor by processes whose real user is root.
+pub const UNIX_DENIED_TO_ROOT: u32 = 16;
 
 /// Counts of one account; the key is the cgroup's id.
 #[repr(C)]

@@ -1,7 +1,7 @@
 //! What the kernel programs tell the daemon: why something was denied, and how often.
 //!
 //! One [`DenyEvent`] per denial goes into a ring; one counter per [`Reason`], and a few more, count everything
-//! even when the ring is full. Neither takes part in a verdict.
+//! even when the ring is full. Neither takes part in a verdict. A few reasons are no denials: what was seen and let pass.
 
 /// Why the kernel denied something. The number is the index of its counter.
 #[repr(u32)]
@@ -43,11 +43,17 @@ pub enum Reason {
     Unreachable = 16,
     /// A packet over loopback to a socket that is not of the sender's account.
     PacketForeign = 17,
+    /// A unix socket, by name.
+    UnixSocket = 18,
+    /// A unix socket, by name, that was let pass: seen, not denied.
+    UnixSocketSeen = 19,
+    /// A packet to an agent's socket that nobody asked for.
+    Unsolicited = 20,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -66,6 +72,9 @@ impl Reason {
         Self::Draining,
         Self::Unreachable,
         Self::PacketForeign,
+        Self::UnixSocket,
+        Self::UnixSocketSeen,
+        Self::Unsolicited,
     ];
 
     /// The word for it in records and metrics.
@@ -90,7 +99,16 @@ impl Reason {
             Self::Draining => "draining",
             Self::Unreachable => "unreachable",
             Self::PacketForeign => "packet-foreign",
+            Self::UnixSocket => "unix-socket",
+            Self::UnixSocketSeen => "unix-socket-seen",
+            Self::Unsolicited => "unsolicited",
         }
+    }
+
+    /// Whether something was denied, and not only seen.
+    #[must_use]
+    pub const fn denies(self) -> bool {
+        !matches!(self, Self::UnixSocketSeen)
     }
 
     /// The reason with this number.
@@ -105,17 +123,17 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
     /// Connections sent to the proxy.
-    Redirected = 24,
+    Redirected = 32,
     /// Connections whose stamp reached the proxy's socket.
-    Delivered = 25,
+    Delivered = 33,
     /// Stamps that could not be carried: the proxy will refuse the connection.
-    FlowLost = 26,
+    FlowLost = 34,
     /// Deny events that found the ring full.
-    EventLost = 27,
+    EventLost = 35,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 28;
+pub const COUNTERS: usize = 36;
 
 /// One denial.
 #[repr(C)]

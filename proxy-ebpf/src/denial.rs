@@ -1,6 +1,6 @@
 //! How a denial is told: counted for its account, reported once, and answered with the verdict that denies.
 //!
-//! INVARIANT: telling never changes the verdict; every function here returns [`DENY`].
+//! INVARIANT: telling never changes the verdict; every function here returns [`DENY`], but for what was only seen.
 
 use proxy_common::event::{DenyEvent, Reason};
 
@@ -10,6 +10,7 @@ use crate::maps::{self, Tally};
 
 pub const ALLOW: i32 = 1;
 pub const DENY: i32 = 0;
+const AF_UNIX: u32 = 1;
 
 /// An address that may not be used, by a socket of the agents: the sentinel, which comes last, need not tell it again.
 #[inline(always)]
@@ -43,6 +44,27 @@ pub fn socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
 pub fn option(ctx: &SockOption) -> i32 {
     let event = event(&Caller::without_pid(), Reason::SocketOption);
     maps::report(&DenyEvent { protocol: ctx.level() as u32, port: ctx.name() as u32, ..event });
+    DENY
+}
+
+/// A unix socket that may not be used by name.
+#[inline(always)]
+pub fn local(reason: Reason) -> i32 {
+    told(&DenyEvent { family: AF_UNIX, ..event(&Caller::now(), reason) })
+}
+
+/// A unix socket that is used by name and may be: reported, not denied, and not counted for its account.
+#[inline(always)]
+pub fn seen_local(caller: &Caller) {
+    maps::report(&DenyEvent { family: AF_UNIX, ..event(caller, Reason::UnixSocketSeen) });
+}
+
+/// A packet that came in unasked. Counted and not reported: whoever sends it is outside, and could fill the ring so that what
+/// agents do is lost.
+#[inline(always)]
+pub fn inbound(ctx: &Packet) -> i32 {
+    maps::tally(account::of_socket(ctx), Tally::Dropped);
+    maps::count(Reason::Unsolicited as u32);
     DENY
 }
 

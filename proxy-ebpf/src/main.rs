@@ -2,7 +2,7 @@
 //!
 //! Attached to the agents' parent cgroup: everything but `accepted`, which belongs on the daemon's own cgroup, and the
 //! `sentinel` programs, which belong on the root of the tree.
-//! Minimum kernel 5.15. Every path that is not an explicit allow ends in a denial.
+//! Minimum kernel 5.15; those for unix sockets 6.7, and attached only where a kernel takes them. Every path that is not an explicit allow ends in a denial.
 //! Not here: `recvmsg` hooks, because no datagram ever leaves, so there is no reply whose sender to restore.
 //!
 //! Verdicts: 1 allows, 0 denies with EPERM (packets: drops). `getpeername` and `sock_ops` must return 1.
@@ -16,6 +16,8 @@ mod account;
 mod context;
 mod denial;
 mod guard;
+mod inbound;
+mod local;
 mod listeners;
 mod maps;
 mod redirect;
@@ -114,6 +116,33 @@ pub fn sentinel_send4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sentinel_send6(ctx: SockAddrContext) -> i32 {
     sentinel::address6(&Address(ctx.sock_addr))
+}
+
+#[cgroup_skb(ingress)]
+pub fn agent_ingress(ctx: SkBuffContext) -> i32 {
+    inbound::packet(&Packet(ctx.skb.skb))
+}
+
+// The next four are for unix sockets. The library that loads the others knows no such hook, and would refuse an object that
+// names one: they stand in the section of a hook with the same context, and are loaded for the right one by number.
+#[cgroup_sock_addr(connect4)]
+pub fn agent_unixconn(ctx: SockAddrContext) -> i32 {
+    local::by_name(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn agent_unixsend(ctx: SockAddrContext) -> i32 {
+    local::by_name(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn sentinel_uconn(ctx: SockAddrContext) -> i32 {
+    sentinel::local(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sentinel_usend(ctx: SockAddrContext) -> i32 {
+    sentinel::local(&Address(ctx.sock_addr))
 }
 
 /// None of the helpers used here is reserved for GPL programs.

@@ -10,7 +10,9 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
-use proxy_common::account::{ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL};
+use proxy_common::account::{
+    ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
+};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{BOUND, FlowKey, LOCAL, PROXY, Stamp};
 use proxy_common::limits::{
@@ -248,6 +250,13 @@ pub fn is_draining(parent: &Parent) -> bool {
 #[inline(always)]
 pub fn watches_sockets(parent: &Parent) -> bool {
     parent.flags & SENTINEL != 0
+}
+
+/// Whether this user may not use unix sockets by name.
+#[inline(always)]
+pub fn denies_local(parent: &Parent, uid: u32) -> bool {
+    let rule = if uid == 0 { UNIX_DENIED_TO_ROOT } else { UNIX_DENIED };
+    parent.flags & rule != 0
 }
 
 /// Counts.

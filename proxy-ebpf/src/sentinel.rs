@@ -10,7 +10,7 @@ use proxy_common::flow::mapped;
 
 use crate::context::{Address, current_ancestor};
 use crate::denial::{self, ALLOW};
-use crate::maps;
+use crate::{local, maps};
 
 #[inline(always)]
 pub fn address4(ctx: &Address) -> i32 {
@@ -20,6 +20,12 @@ pub fn address4(ctx: &Address) -> i32 {
 #[inline(always)]
 pub fn address6(ctx: &Address) -> i32 {
     if may_pass(ctx) { ALLOW } else { denial::foreign(ctx, ctx.ip6(), Reason::SocketForeign) }
+}
+
+/// A unix socket that was made outside is used by name: as one that was made inside.
+#[inline(always)]
+pub fn local(ctx: &Address) -> i32 {
+    if may_pass(ctx) { ALLOW } else { local::verdict() }
 }
 
 #[inline(always)]

@@ -23,7 +23,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use chaperone::intercept::{
-    Cgroup, Connection, Guard, Listener, Reason, Sentinel, Settings, Tree, effective, uninstall,
+    Cgroup, Connection, Guard, Ingress, Listener, Reason, Sentinel, Settings, Tree, UnixSockets, effective,
+    uninstall,
 };
 use chaperone_tests::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +32,10 @@ use tokio::time::timeout;
 
 #[path = "intercept/accounts.rs"]
 mod accounts;
+#[path = "intercept/inbound.rs"]
+mod inbound;
+#[path = "intercept/local.rs"]
+mod local;
 #[path = "intercept/listeners.rs"]
 mod listeners;
 #[path = "intercept/sentinel.rs"]
@@ -70,6 +75,8 @@ impl World {
             pin_dir: bpffs.join("pins"),
             port: ports::free().unwrap(),
             sentinel,
+            unix_sockets: UnixSockets::DeniedUnlessRoot,
+            ingress: Ingress::Closed,
         };
         let mut world = Self { guard: None, settings, bpffs, home, _turn: turn };
         world.install();

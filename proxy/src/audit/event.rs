@@ -7,6 +7,7 @@
 //! Borrowed data ([`Cow`]) keeps the hot path from copying statements and operations.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub enum Event<'a> {
         version: Cow<'a, str>,
         /// Bundle in force.
         policy: BundleHash,
+        /// Optional kernel programs, each in effect or refused in the kernel's words.
+        #[serde(default)]
+        features: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
     },
     /// The daemon ends in order.
     DaemonStopped {
@@ -129,6 +133,21 @@ pub enum Event<'a> {
         destination: Cow<'a, str>,
         /// Why.
         reason: Cow<'a, str>,
+        /// How many times since the last such record.
+        count: u64,
+    },
+    /// The kernel programs saw something that they let pass.
+    KernelSaw {
+        /// The agent, if the cgroup is one.
+        agent: Option<Cow<'a, AgentName>>,
+        /// Cgroup of the caller.
+        cgroup_id: u64,
+        /// Process.
+        pid: u32,
+        /// User.
+        uid: u32,
+        /// What.
+        what: Cow<'a, str>,
         /// How many times since the last such record.
         count: u64,
     },

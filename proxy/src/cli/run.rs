@@ -144,6 +144,8 @@ mod tests {
             pin_dir: "/nonexistent/pins".into(),
             port: 15_001,
             sentinel: Sentinel::Off,
+            unix_sockets: crate::intercept::UnixSockets::Open,
+            ingress: crate::intercept::Ingress::Open,
         };
         assert!(crate::jail::guarded(&settings, "reporter").is_err());
     }

@@ -13,6 +13,7 @@ use super::error::Problems;
 use super::reader::At;
 use super::{Config, DefaultVerdict, file, resources, value};
 use crate::identity::{AgentMatch, AgentSettings, TokenSource};
+use crate::intercept::{Ingress, UnixSockets};
 use crate::model::{AgentName, Resource};
 use crate::{approval, audit, identity, intercept, jail, policy, sql, tls};
 
@@ -59,6 +60,8 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     };
     let keep = file.jail.keep.iter().map(|text| kept(text, problems)).collect::<Vec<_>>();
     let launchers = launchers(&file.agents, problems);
+    let unix_sockets = unix_sockets(file.intercept.unix_sockets.as_ref(), problems);
+    let ingress = ingress(file.intercept.ingress.as_ref(), problems);
     let agents = agents(&file.agents, problems);
     let resources = resources::build(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
@@ -92,7 +95,14 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         unregistered: (default? == DefaultVerdict::Observe).then(|| Arc::new(resources::unregistered())),
         identity: identity::Settings { agents, parent: parent.clone(), steps: runtime_dir.join("steps") },
         resources,
-        intercept: intercept::Settings { parent, pin_dir, port: port?, sentinel },
+        intercept: intercept::Settings {
+            parent,
+            pin_dir,
+            port: port?,
+            sentinel,
+            unix_sockets: unix_sockets?,
+            ingress: ingress?,
+        },
         audit: audit::Settings {
             dir: state_dir.join("audit"),
             sync_every: file.sync_every.unwrap_or(SYNC_EVERY),
@@ -117,6 +127,36 @@ fn default_verdict(text: Option<&At<String>>, problems: &mut Problems) -> Option
         "observe" => Some(DefaultVerdict::Observe),
         other => {
             problems.add(text.line, format!("`default` must be \"deny\" or \"observe\", not `{other}`"));
+            None
+        }
+    }
+}
+
+/// Denied unless the operator says otherwise: what an agent reaches by a unix socket, it reaches past every policy.
+fn unix_sockets(text: Option<&At<String>>, problems: &mut Problems) -> Option<UnixSockets> {
+    let Some(text) = text else { return Some(UnixSockets::DeniedUnlessRoot) };
+    match text.value.as_str() {
+        "open" => Some(UnixSockets::Open),
+        "audited" => Some(UnixSockets::Audited),
+        "denied-unless-root" => Some(UnixSockets::DeniedUnlessRoot),
+        "denied" => Some(UnixSockets::Denied),
+        other => {
+            let message = format!(
+                "`unix_sockets` must be \"open\", \"audited\", \"denied-unless-root\" or \"denied\", not `{other}`"
+            );
+            problems.add(text.line, message);
+            None
+        }
+    }
+}
+
+/// Closed unless the operator says otherwise: what reaches an agent can tell it what to do.
+fn ingress(text: Option<&At<String>>, problems: &mut Problems) -> Option<Ingress> {
+    match text.map(|text| (text.line, text.value.as_str())) {
+        None | Some((_, "closed")) => Some(Ingress::Closed),
+        Some((_, "open")) => Some(Ingress::Open),
+        Some((line, other)) => {
+            problems.add(line, format!("`ingress` must be \"open\" or \"closed\", not `{other}`"));
             None
         }
     }

@@ -104,6 +104,8 @@ pub(super) struct Intercept {
     pub(super) port: Option<At<u64>>,
     pub(super) pin_dir: Option<At<String>>,
     pub(super) sentinel: Option<At<bool>>,
+    pub(super) unix_sockets: Option<At<String>>,
+    pub(super) ingress: Option<At<String>>,
 }
 
 /// `[jail]`.
@@ -141,6 +143,8 @@ impl File {
                 port: section.number("port", problems),
                 pin_dir: section.text("pin_dir", problems),
                 sentinel: section.flag("sentinel", problems),
+                unix_sockets: section.text("unix_sockets", problems),
+                ingress: section.text("ingress", problems),
             };
             section.finish(problems);
             intercept

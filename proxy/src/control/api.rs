@@ -133,6 +133,12 @@ pub struct StatusReport {
     pub kernel: [u64; 2],
     /// Denials by the kernel, by reason.
     pub kernel_denied: Vec<(String, u64)>,
+    /// What the kernel programs saw and let pass, by what it was.
+    #[serde(default)]
+    pub kernel_seen: Vec<(String, u64)>,
+    /// Optional kernel programs.
+    #[serde(default)]
+    pub features: Vec<FeatureState>,
     /// Whether the record takes events now.
     pub record: Option<String>,
 }
@@ -161,6 +167,20 @@ pub struct AccountState {
     pub counts: KernelCounts,
     /// Connections that the daemon accepted and has not recorded yet.
     pub unrecorded: u64,
+}
+
+/// One optional kernel program: some kernels take it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureState {
+    /// Name.
+    pub name: String,
+    /// What it is for.
+    pub purpose: String,
+    /// Whether the kernel took it.
+    pub effective: bool,
+    /// Why not, in the kernel's words.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// One kernel program.

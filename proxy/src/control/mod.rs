@@ -9,7 +9,7 @@ mod client;
 mod metrics;
 mod server;
 
-pub use api::{AccountState, AgentState, Answer, Call, ProgramState, StatusReport};
+pub use api::{AccountState, AgentState, Answer, Call, FeatureState, ProgramState, StatusReport};
 pub use client::{Client, ControlError};
 pub use metrics::{Metrics, MetricsListener};
 pub use server::{Peer, Server, Services};

@@ -136,6 +136,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     running.note(&Event::DaemonStarted {
         version: env!("CARGO_PKG_VERSION").into(),
         policy: running.policy.current().hash().clone(),
+        features: running.features(),
     });
     let mut signals = Signals::listen()?;
     notifier.ready();

@@ -18,10 +18,10 @@ use super::{placing, stopping, watching};
 use crate::approval::{Queue, State, Ticket};
 use crate::audit::{Appender, Event, TicketFacts};
 use crate::clock::Clock;
-use crate::control::{AccountState, AgentState, Metrics, Peer, ProgramState, Services, StatusReport};
+use crate::control::{AccountState, AgentState, FeatureState, Metrics, Peer, ProgramState, Services, StatusReport};
 use crate::gate::{Gate, PrincipalSource};
 use crate::identity::{Resolver, Steps};
-use crate::intercept::{self, AccountCounts, Guard, Unreachable};
+use crate::intercept::{self, AccountCounts, Counters, Guard, Unreachable};
 use crate::model::{AgentName, Identity, Principal, UnixMillis};
 use crate::policy::Live;
 use crate::protocol::contract::Unreached;
@@ -75,6 +75,13 @@ impl Running {
         note(&self.appender, event);
     }
 
+    /// The optional kernel programs, for the record.
+    pub(super) fn features(&self) -> BTreeMap<Cow<'static, str>, Cow<'static, str>> {
+        let word = |refused: Option<String>| refused.map_or(Cow::Borrowed("in effect"), Cow::Owned);
+        let features = self.guard.features().into_iter();
+        features.map(|feature| (Cow::Borrowed(feature.name), word(feature.refused))).collect()
+    }
+
     fn agents(&self) -> Vec<AgentState> {
         self.resolver
             .agents()
@@ -104,6 +111,12 @@ impl Services for Running {
             effective: program.effective,
             detail: program.detail,
         });
+        let features = self.guard.features().into_iter().map(|feature| FeatureState {
+            name: feature.name.to_owned(),
+            purpose: feature.purpose.to_owned(),
+            effective: feature.refused.is_none(),
+            refused: feature.refused,
+        });
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -115,14 +128,10 @@ impl Services for Running {
             turned_away: read(&counts.turned_away),
             agents: self.agents(),
             programs: programs.collect(),
+            features: features.collect(),
+            kernel_seen: counters.as_ref().map_or_else(Vec::new, |counters| told(counters, false)),
             kernel: counters.as_ref().map_or([0, 0], |counters| [counters.redirected, counters.delivered]),
-            kernel_denied: counters.map_or_else(Vec::new, |counters| {
-                counters
-                    .denied
-                    .into_iter()
-                    .map(|(reason, count)| (reason.as_str().to_owned(), count))
-                    .collect()
-            }),
+            kernel_denied: counters.map_or_else(Vec::new, |counters| told(&counters, true)),
             record: self.appender.trouble(),
         }
     }
@@ -211,10 +220,13 @@ impl Metrics for Running {
         exposition.register("guard_programs_missing", "Kernel programs that are not in effect", missing);
         if let Ok(counters) = self.guard.counters() {
             let denied: Family<Vec<(&str, &str)>, Counter> = Family::default();
+            let seen: Family<Vec<(&str, &str)>, Counter> = Family::default();
             for (reason, count) in counters.denied {
-                denied.get_or_create(&vec![("reason", reason.as_str())]).inc_by(count);
+                let family = if reason.denies() { &denied } else { &seen };
+                family.get_or_create(&vec![("reason", reason.as_str())]).inc_by(count);
             }
             exposition.register("kernel_denied", "Denials by the kernel programs", denied);
+            exposition.register("kernel_seen", "What the kernel programs saw and let pass", seen);
             for (name, help, count) in [
                 ("kernel_redirected", "Connections the kernel sent to the proxy", counters.redirected),
                 ("kernel_delivered", "Connections whose identity reached the proxy", counters.delivered),
@@ -231,6 +243,12 @@ impl Metrics for Running {
         }
         text
     }
+}
+
+/// Counts by reason: of what was denied, or of what was only seen.
+fn told(counters: &Counters, denied: bool) -> Vec<(String, u64)> {
+    let those = counters.denied.iter().filter(|(reason, _)| reason.denies() == denied);
+    those.map(|(reason, count)| (reason.as_str().to_owned(), *count)).collect()
 }
 
 pub(super) fn note(appender: &Appender, event: &Event<'_>) {

@@ -109,6 +109,7 @@ async fn identities(running: &Running) {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Denial {
     reason: &'static str,
+    denied: bool,
     cgroup_id: u64,
     pid: u32,
     uid: u32,
@@ -129,19 +130,22 @@ async fn denials(mut events: Events, running: &Running) {
                 }
             },
             _ = flush.tick() => {
-                for (denial, Count { agent, count }) in counted.drain() {
-                    running.note(&Event::KernelDenied {
-                        agent: agent.map(Cow::Owned),
-                        cgroup_id: denial.cgroup_id,
-                        pid: denial.pid,
-                        uid: denial.uid,
-                        destination: Cow::Owned(denial.destination),
-                        reason: Cow::Borrowed(denial.reason),
-                        count,
-                    });
+                for (denial, count) in counted.drain() {
+                    running.note(&told(denial, count));
                 }
             }
         }
+    }
+}
+
+fn told(denial: Denial, Count { agent, count }: Count) -> Event<'static> {
+    let Denial { reason, denied, cgroup_id, pid, uid, destination } = denial;
+    let (reason, agent) = (Cow::Borrowed(reason), agent.map(Cow::Owned));
+    if denied {
+        let destination = Cow::Owned(destination);
+        Event::KernelDenied { agent, cgroup_id, pid, uid, destination, reason, count }
+    } else {
+        Event::KernelSaw { agent, cgroup_id, pid, uid, what: reason, count }
     }
 }
 
@@ -154,6 +158,7 @@ struct Count {
 fn count(counted: &mut HashMap<Denial, Count>, event: &DenyEvent, resolver: &Resolver) {
     let mut denial = Denial {
         reason: event.reason.as_str(),
+        denied: event.reason.denies(),
         cgroup_id: event.cgroup_id,
         pid: event.pid.unwrap_or(0),
         uid: event.uid.unwrap_or(u32::MAX),
@@ -162,6 +167,7 @@ fn count(counted: &mut HashMap<Denial, Count>, event: &DenyEvent, resolver: &Res
     if counted.len() >= DENIALS_MAX && !counted.contains_key(&denial) {
         denial = Denial {
             reason: "many",
+            denied: denial.denied,
             cgroup_id: event.cgroup_id,
             pid: 0,
             uid: u32::MAX,

@@ -10,17 +10,20 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use proxy_common::account::{ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS};
+use proxy_common::account::{
+    ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
+};
 use proxy_common::scope::Scope;
 
 use super::accounts::Accounts;
 use super::cgroup::{Cgroup, Tree};
 use super::error::InterceptError;
 use super::maps::{self, SCOPES, Tables};
+use super::optional::{self, Feature, Optional};
 use super::pins::{self, Pins};
 use super::programs::{self, ACCEPTED, GUARDS, Hook, SENTINEL};
 use super::sys;
-use super::{Sentinel, Settings};
+use super::{Sentinel, Settings, UnixSockets};
 
 /// What the daemon's own cgroup is called, after the agents' parent.
 const DAEMON_SUFFIX: &str = "-daemon";
@@ -38,11 +41,13 @@ pub(super) struct Fitting<'a> {
     pub(super) parent: &'a Cgroup,
     pub(super) daemon: &'a Cgroup,
     pub(super) generation: &'a Path,
+    /// What was in effect before, and must be again: a kernel that took a program does not refuse it later.
+    pub(super) before: &'a [Feature],
 }
 
 impl Fitting<'_> {
     /// Attaches what is missing, everything if need be, and retires other sets. The links keep it in place, pinned or not.
-    pub(super) fn fit(&self) -> Result<Vec<Link>, InterceptError> {
+    pub(super) fn fit(&self) -> Result<(Vec<Link>, Vec<Feature>), InterceptError> {
         let about = Parent { cgroup_id: self.parent.id(), level: self.tree.level(self.parent), flags: 0 };
         let mut links = match take_over(self.generation, self.parent, self.tables) {
             Some(links) => {
@@ -54,8 +59,16 @@ impl Fitting<'_> {
         };
         links.push((ACCEPTED, follow(self.tables, self.generation, (ACCEPTED, self.daemon))?));
         links.extend(watch_sockets(self.tables, self.generation, self.tree, self.settings.sentinel)?);
+        let optional = Optional {
+            tables: self.tables,
+            generation: self.generation,
+            parent: self.parent,
+            root: &self.tree.root()?,
+        };
+        let (more, features) = optional.fit(self.settings, self.before)?;
+        links.extend(more);
         self.pins.retire_others(self.generation)?;
-        Ok(links)
+        Ok((links, features))
     }
 
     fn attach_all(&self, about: Parent) -> Result<Vec<Link>, InterceptError> {
@@ -152,12 +165,12 @@ fn watch_sockets(
 }
 
 /// The programs that must run for an agent.
-pub(super) fn needed(sentinel: Sentinel) -> impl Iterator<Item = Hook> {
-    let root: &[Hook] = match sentinel {
+pub(super) fn needed(settings: &Settings) -> impl Iterator<Item = Hook> {
+    let root: &[Hook] = match settings.sentinel {
         Sentinel::On => &SENTINEL,
         Sentinel::Off => &[],
     };
-    GUARDS.into_iter().chain(root.iter().copied())
+    GUARDS.into_iter().chain(root.iter().copied()).chain(optional::demanded(settings))
 }
 
 /// Tells the programs whom they guard and where the proxy of this network namespace is.
@@ -169,8 +182,13 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
         Sentinel::On => WATCH_SOCKETS,
         Sentinel::Off => 0,
     };
+    let local = match settings.unix_sockets {
+        UnixSockets::Open | UnixSockets::Audited => 0,
+        UnixSockets::DeniedUnlessRoot => UNIX_DENIED,
+        UnixSockets::Denied => UNIX_DENIED | UNIX_DENIED_TO_ROOT,
+    };
     // A quarantine outlives the daemon that was told of it.
-    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch, ..about };
+    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch | local, ..about };
     parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
     let probe = TcpListener::bind(("127.0.0.1", 0));
     let cookie = probe

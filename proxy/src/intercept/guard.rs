@@ -23,6 +23,7 @@ use super::events::{Counters, Events};
 use super::fitting::{self, Fitting, Link, daemon_place, needed, settle};
 use super::listener::Listener;
 use super::maps::{Held, PARENT, Tables};
+use super::optional::{self, Feature};
 use super::pins::Pins;
 use super::programs::{self, ACCEPTED, ProgramStatus};
 use super::unreachable::Unreachable;
@@ -46,6 +47,8 @@ struct Place {
     generation: PathBuf,
     /// Held so that the programs outlive their pins.
     links: Vec<Link>,
+    /// Which of the optional programs the kernel took.
+    features: Vec<Feature>,
     /// Held so that the tables do.
     tables: Vec<Held>,
     /// Held so that no other daemon guards the same agents, or retires these pins.
@@ -70,7 +73,7 @@ impl Guard {
         let counted = Accounts::open(&tables).and_then(|accounts| accounts.counts());
         let counts_are_new = counted.is_ok_and(|counted| !counted.is_empty()).not();
         let generation = pins.generation(programs::OBJECT, parent.id());
-        let links = Fitting {
+        let (links, features) = Fitting {
             settings,
             tree: &tree,
             pins: &pins,
@@ -78,11 +81,12 @@ impl Guard {
             parent: &parent,
             daemon: &daemon,
             generation: &generation,
+            before: &[],
         }
         .fit()?;
         let gone = parent.sweep(&Accounts::open(&tables)?.quarantined()?);
         tracing::info!(parent = %parent.path().display(), swept = gone, "agents are guarded");
-        let place = Place { parent, generation, links, tables: tables.hold()?, claims };
+        let place = Place { parent, generation, links, features, tables: tables.hold()?, claims };
         let place = Mutex::new(place);
         Ok(Self { settings: settings.clone(), tree, pins, tables, daemon, counts_are_new, place })
     }
@@ -118,7 +122,7 @@ impl Guard {
             table.pin_again(&self.tables)?;
         }
         fitting::pin_again(&place.links, &place.generation)?;
-        place.links = Fitting {
+        let (links, features) = Fitting {
             settings: &self.settings,
             tree: &self.tree,
             pins: &self.pins,
@@ -126,8 +130,11 @@ impl Guard {
             parent: &place.parent,
             daemon: &self.daemon,
             generation: &place.generation,
+            before: &place.features,
         }
         .fit()?;
+        place.links = links;
+        place.features = features;
         Ok(missing)
     }
 
@@ -220,10 +227,18 @@ impl Guard {
     }
 
     fn read_back(&self, place: &Place) -> Vec<ProgramStatus> {
-        needed(self.settings.sentinel)
+        let taken = optional::taken(&self.settings, &place.features);
+        needed(&self.settings)
+            .chain(taken)
             .map(|hook| programs::status(hook, &place.parent, &place.generation))
             .chain([programs::status(ACCEPTED, &self.daemon, &place.generation)])
             .collect()
+    }
+
+    /// Which of the optional programs the kernel took, and in which words it refused the others.
+    #[must_use]
+    pub fn features(&self) -> Vec<Feature> {
+        self.place.lock().features.clone()
     }
 
     /// The agents' parent.
@@ -247,7 +262,9 @@ impl Guard {
 pub fn effective(settings: &Settings, target: &Cgroup) -> Result<Vec<ProgramStatus>, InterceptError> {
     let generations = Pins::new(&settings.pin_dir).generations()?;
     let read = |generation: &Path| -> Vec<ProgramStatus> {
-        needed(settings.sentinel).map(|hook| programs::status(hook, target, generation)).collect()
+        // What the kernel took is pinned; what it refused is not asked for.
+        let pinned = optional::wanted(settings).filter(|hook| generation.join(hook.0).exists());
+        needed(settings).chain(pinned).map(|hook| programs::status(hook, target, generation)).collect()
     };
     let mut best = read(&settings.pin_dir);
     for generation in generations {

@@ -6,7 +6,8 @@
 //! Refuses: a connection without a stamp (reset), a proxy port the kernel could hand to somebody else, a pin
 //! directory that is not on bpffs. Loop exclusion is by cgroup: the daemon must live outside the agents' parent.
 //! Known limits: the host's network namespace only; datagrams are denied, DNS included; a process that others
-//! moved into the tree keeps the connections it had (start agents with `chaperone run`); unix sockets are not seen.
+//! moved into the tree keeps the connections it had (start agents with `chaperone run`); unix sockets are seen by name only,
+//! and only by kernels from 6.7 on.
 //! This is the only room with unsafe code, all of it in `sys`.
 
 mod accounts;
@@ -18,6 +19,7 @@ mod fitting;
 mod guard;
 mod listener;
 mod maps;
+mod optional;
 mod pins;
 mod programs;
 mod sys;
@@ -32,6 +34,7 @@ pub use error::InterceptError;
 pub use events::{Counters, DenyEvent, Events};
 pub use guard::{Guard, counts, effective, uninstall};
 pub use listener::{Connection, Listener};
+pub use optional::Feature;
 pub use programs::ProgramStatus;
 pub use proxy_common::event::Reason;
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
@@ -46,6 +49,30 @@ pub enum Sentinel {
     Off,
 }
 
+/// What becomes of an agent's unix sockets when it connects them, or sends on them, by name. Pairs and sockets that are open
+/// already have no name and are not concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnixSockets {
+    /// Nothing is attached.
+    Open,
+    /// Each use is recorded.
+    Audited,
+    /// Each use is denied, where the kernel can; what runs as root is recorded: a service manager speaks to the journal from
+    /// within a unit's cgroup before it becomes the agent.
+    DeniedUnlessRoot,
+    /// Each use is denied; where the kernel cannot, there is no guard.
+    Denied,
+}
+
+/// What may reach an agent's sockets from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingress {
+    /// Whatever the network brings.
+    Open,
+    /// Nothing that nobody asked for.
+    Closed,
+}
+
 /// What is captured and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -57,4 +84,8 @@ pub struct Settings {
     pub port: u16,
     /// Whether programs on the root of the tree keep agents from sockets that were made outside.
     pub sentinel: Sentinel,
+    /// What becomes of unix sockets.
+    pub unix_sockets: UnixSockets,
+    /// What may reach agents.
+    pub ingress: Ingress,
 }

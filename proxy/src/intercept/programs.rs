@@ -5,7 +5,7 @@
 //! Refuses to count a pinned link as a guard unless the kernel lists its program for the very cgroup.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
@@ -86,25 +86,31 @@ pub(super) fn attach(
     cgroup: &Cgroup,
     directory: &Path,
 ) -> Result<OwnedFd, InterceptError> {
-    let (name, attach_type) = hook;
+    let (name, _) = hook;
     let failed = |source: ProgramError| refused(name, source.into());
     let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::NotLoaded))?;
     if program.fd().is_err() {
         load_program(program).map_err(failed)?;
     }
-    let fd = program.fd().map_err(failed)?;
+    fasten(program.fd().map_err(failed)?, hook, cgroup, directory)
+}
+
+/// Attaches a program that is loaded and pins its link as `directory/name`.
+pub(super) fn fasten(
+    program: &impl AsFd,
+    (name, attach_type): Hook,
+    cgroup: &Cgroup,
+    directory: &Path,
+) -> Result<OwnedFd, InterceptError> {
     let path = directory.join(name);
     // Two holders: the pin keeps the link when this process ends, the descriptor when the pin is unlinked.
-    let link = sys::link(fd, &cgroup.directory()?, attach_type).map_err(|source| InterceptError::Attach {
-        program: name,
-        path: cgroup.path().to_owned(),
-        source,
-    })?;
+    let link = sys::link(program, &cgroup.directory()?, attach_type)
+        .map_err(|source| InterceptError::Attach { program: name, path: cgroup.path().to_owned(), source })?;
     sys::pin(&link, &path).map_err(|source| pins::pin("make", &path, source))?;
     Ok(link)
 }
 
-fn refused(program: &'static str, source: EbpfError) -> InterceptError {
+pub(super) fn refused(program: &'static str, source: EbpfError) -> InterceptError {
     InterceptError::Load { program, source: Box::new(source) }
 }
 

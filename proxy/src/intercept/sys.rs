@@ -4,12 +4,13 @@
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use aya_obj::generated::bpf_insn;
 use nix::libc;
 
 use tokio::io::Interest;
@@ -19,6 +20,7 @@ use tokio::runtime::Handle;
 use super::error::InterceptError;
 use super::events::Ring;
 
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -27,6 +29,8 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 /// The kernel runs at most 64 programs per cgroup and hook; effective lists add those of ancestors.
 const PROGRAMS_MAX: usize = 256;
+/// Longest name of a program, with its closing zero.
+const NAME_BYTES: usize = 16;
 const FIRST_FREE_DESCRIPTOR: libc::c_uint = 3;
 
 /// Start of `struct bpf_link_info` with its cgroup part.
@@ -76,6 +80,57 @@ struct ProgramQuery {
     ids: u64,
     count: u32,
     reserved: u32,
+}
+
+/// Start of the part of `union bpf_attr` that loads a program.
+#[repr(C)]
+struct ProgramLoad {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u64; 2],
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; NAME_BYTES],
+    device: u32,
+    attach_type: u32,
+}
+
+/// Loads a program for a hook that has the same context as others but a number that libraries do not know.
+pub(super) fn load(program: &Unloaded<'_>, instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
+    let mut name = [0_u8; NAME_BYTES];
+    // The last byte stays zero.
+    for (slot, byte) in name.iter_mut().zip(program.name.bytes().take(NAME_BYTES.saturating_sub(1))) {
+        *slot = byte;
+    }
+    let mut request = ProgramLoad {
+        kind: program.kind,
+        instruction_count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        instructions: instructions.as_ptr() as u64,
+        license: program.license.as_ptr() as u64,
+        log: [0; 2],
+        kernel_version: 0,
+        flags: 0,
+        name,
+        device: 0,
+        attach_type: program.attach_type,
+    };
+    let fd = bpf(BPF_PROG_LOAD, &mut request)?;
+    // SAFETY: the kernel just gave this descriptor to us and to nobody else.
+    // JUSTIFICATION: ownership of a raw descriptor can only be claimed.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A program as the kernel is told of it.
+#[derive(Debug)]
+pub(super) struct Unloaded<'a> {
+    pub(super) name: &'a str,
+    pub(super) license: &'a CStr,
+    /// Number of its kind, `enum bpf_prog_type`.
+    pub(super) kind: u32,
+    /// Number of its hook, `enum bpf_attach_type`.
+    pub(super) attach_type: u32,
 }
 
 /// Opens a pinned object.

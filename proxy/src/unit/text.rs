@@ -91,6 +91,8 @@ mod tests {
             pin_dir: "/sys/fs/bpf/chaperone".into(),
             port: 15_432,
             sentinel: Sentinel::On,
+            unix_sockets: intercept::UnixSockets::Open,
+            ingress: intercept::Ingress::Open,
         };
         let (program, config) = (Path::new("/usr/bin/chaperone"), Path::new("/etc/chaperone/chaperone.toml"));
         let facts = Facts { notifies: true, runtime_directories: vec!["/run/reporter".into()] };

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use chaperone::cli::run;
 use chaperone::identity::Steps;
-use chaperone::intercept::{Guard, Sentinel, Settings, Tree, uninstall};
+use chaperone::intercept::{Guard, Ingress, Sentinel, Settings, Tree, UnixSockets, uninstall};
 use chaperone::jail;
 
 fn main() -> Result<ExitCode> {
@@ -31,6 +31,8 @@ fn launch() -> Result<ExitCode> {
         pin_dir: of("LAUNCH_PINS")?.into(),
         port: of("LAUNCH_PORT")?.parse()?,
         sentinel: Sentinel::Off,
+        unix_sockets: UnixSockets::DeniedUnlessRoot,
+        ingress: Ingress::Closed,
     };
     let uid = of("LAUNCH_UID")?;
     let args = run::Args {
@@ -60,8 +62,14 @@ fn mount() -> Result<()> {
     let name = format!("chaperone-test-{}", std::process::id());
     let home = Tree::find()?.own()?;
     let pin_dir: PathBuf = Path::new("/sys/fs/bpf").join(&name);
-    let settings =
-        Settings { parent: name.into(), pin_dir, port: of("LAUNCH_PORT")?.parse()?, sentinel: Sentinel::Off };
+    let settings = Settings {
+        parent: name.into(),
+        pin_dir,
+        port: of("LAUNCH_PORT")?.parse()?,
+        sentinel: Sentinel::Off,
+        unix_sockets: UnixSockets::DeniedUnlessRoot,
+        ingress: Ingress::Closed,
+    };
     let guard = Guard::install(&settings);
     let effective = guard.as_ref().is_ok_and(|guard| guard.effective().iter().all(|status| status.effective));
     Tree::find()?.open(&home)?.admit(std::process::id())?;

@@ -1,0 +1,227 @@
+//! Programs that only some kernels take: each is tried, by loading and attaching it, and what came of it is kept.
+//!
+//! No version is looked at: kernels carry features back, and refuse them for reasons of their own. What the kernel took is
+//! pinned, read back and mended like the rest of the guard; what it refused is told in its own words and left out.
+//! INVARIANT: what the operator demands by name is never left out: without it there is no guard. Nor is what was in effect before.
+//! Known limit: a program is tried when the guard is installed or mended, not when the kernel's settings change.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use aya::EbpfError;
+use aya::maps::MapData;
+use aya::programs::ProgramError;
+use aya::sys::SyscallError;
+use aya_obj::Object;
+use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
+
+use super::cgroup::Cgroup;
+use super::error::InterceptError;
+use super::fitting::Link;
+use super::maps::Tables;
+use super::pins;
+use super::programs::{self, Hook, OBJECT};
+use super::sys::{self, Unloaded};
+use super::{Ingress, Sentinel, Settings, UnixSockets};
+
+/// One optional program and what the kernel said to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feature {
+    /// The program's name.
+    pub name: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Why it is not in effect, in the kernel's words; `None` if it is.
+    pub refused: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    hook: Hook,
+    purpose: &'static str,
+    place: Place,
+    loader: Loader,
+    demand: Demand,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Agents,
+    Root,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Loader {
+    /// The library knows the hook.
+    Library,
+    /// It does not.
+    Own,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    /// The guard is not whole without it.
+    Must,
+    /// Where the kernel takes it.
+    May,
+}
+
+const INBOUND: &str = "drops what reaches agents unasked";
+const LOCAL: &str = "sees or denies unix sockets by name";
+
+/// What the settings ask for.
+fn candidates(settings: &Settings) -> Vec<Candidate> {
+    let mut all = Vec::new();
+    if settings.ingress == Ingress::Closed {
+        all.push(Candidate {
+            hook: ("agent_ingress", 0),
+            purpose: INBOUND,
+            place: Place::Agents,
+            loader: Loader::Library,
+            demand: Demand::Must,
+        });
+    }
+    let demand = match settings.unix_sockets {
+        UnixSockets::Open => return all,
+        UnixSockets::Audited | UnixSockets::DeniedUnlessRoot => Demand::May,
+        UnixSockets::Denied => Demand::Must,
+    };
+    let local = |hook, place| Candidate { hook, purpose: LOCAL, place, loader: Loader::Own, demand };
+    all.extend([("agent_unixconn", 49), ("agent_unixsend", 50)].map(|hook| local(hook, Place::Agents)));
+    if settings.sentinel == Sentinel::On {
+        all.extend([("sentinel_uconn", 49), ("sentinel_usend", 50)].map(|hook| local(hook, Place::Root)));
+    }
+    all
+}
+
+/// Every optional program there is: what is not asked for is taken away.
+const NAMES: [&str; 5] =
+    ["agent_ingress", "agent_unixconn", "agent_unixsend", "sentinel_uconn", "sentinel_usend"];
+
+/// Hooks of what the settings demand.
+pub(super) fn demanded(settings: &Settings) -> impl Iterator<Item = Hook> {
+    candidates(settings).into_iter().filter(|one| one.demand == Demand::Must).map(|one| one.hook)
+}
+
+/// Hooks of what the settings ask for without demanding it.
+pub(super) fn wanted(settings: &Settings) -> impl Iterator<Item = Hook> {
+    candidates(settings).into_iter().filter(|one| one.demand == Demand::May).map(|one| one.hook)
+}
+
+/// Hooks of what the settings ask for and the kernel took.
+pub(super) fn taken(settings: &Settings, features: &[Feature]) -> impl Iterator<Item = Hook> {
+    wanted(settings).filter(|(name, _)| was_taken(name, features))
+}
+
+fn was_taken(name: &str, features: &[Feature]) -> bool {
+    features.iter().any(|feature| feature.name == name && feature.refused.is_none())
+}
+
+/// Where optional programs go.
+#[derive(Debug)]
+pub(super) struct Optional<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) generation: &'a Path,
+    pub(super) parent: &'a Cgroup,
+    pub(super) root: &'a Cgroup,
+}
+
+impl Optional<'_> {
+    /// Attaches what the settings ask for and the kernel takes, and takes the rest away.
+    pub(super) fn fit(
+        &self,
+        settings: &Settings,
+        before: &[Feature],
+    ) -> Result<(Vec<Link>, Vec<Feature>), InterceptError> {
+        let (mut links, mut features) = (Vec::new(), Vec::new());
+        let candidates = candidates(settings);
+        for candidate in &candidates {
+            let (name, purpose) = (candidate.hook.0, candidate.purpose);
+            let refused = match self.follow(candidate) {
+                Ok(link) => {
+                    links.push((candidate.hook, link));
+                    None
+                }
+                Err(problem) if candidate.demand == Demand::Must || was_taken(name, before) => {
+                    return Err(problem);
+                }
+                Err(problem) => {
+                    let told = in_words(&problem);
+                    tracing::warn!(program = name, %told, "the kernel refuses an optional program");
+                    Some(told)
+                }
+            };
+            features.push(Feature { name, purpose, refused });
+        }
+        for name in NAMES {
+            let pin = self.generation.join(name);
+            if !candidates.iter().any(|candidate| candidate.hook.0 == name) && pin.exists() {
+                pins::remove(&pin)?;
+            }
+        }
+        Ok((links, features))
+    }
+
+    fn follow(&self, candidate: &Candidate) -> Result<OwnedFd, InterceptError> {
+        let (hook, generation) = (candidate.hook, self.generation);
+        let cgroup = match candidate.place {
+            Place::Agents => self.parent,
+            Place::Root => self.root,
+        };
+        if let Some(link) = programs::reopen(hook, cgroup, generation)
+            && programs::status(hook, cgroup, generation).effective
+        {
+            return Ok(link);
+        }
+        let old = generation.join(hook.0);
+        if old.exists() {
+            pins::remove(&old)?;
+        }
+        match candidate.loader {
+            Loader::Library => programs::attach(&mut programs::load(self.tables)?, hook, cgroup, generation),
+            Loader::Own => {
+                let program = load(self.tables, hook).map_err(|source| programs::refused(hook.0, source))?;
+                programs::fasten(&program, hook, cgroup, generation)
+            }
+        }
+    }
+}
+
+/// Loads one program of the object for a hook that the library does not know, against the pinned tables.
+fn load(tables: &Tables, (name, attach_type): Hook) -> Result<OwnedFd, EbpfError> {
+    let mut object = Object::parse(OBJECT)?;
+    let mut opened = Vec::new();
+    for (table, shape) in &object.maps {
+        // A table that is not pinned is none of ours: a program that used it would not pass the verifier.
+        if let Ok(data) = MapData::from_pin(tables.pin(table)) {
+            opened.push((table.clone(), data, shape.clone()));
+        }
+    }
+    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let maps = opened.iter().map(|(table, data, shape)| (table.as_str(), number(data), shape));
+    object.relocate_maps(maps, &text)?;
+    object.relocate_calls(&text)?;
+    let function = object
+        .programs
+        .get(name)
+        .and_then(|program| object.functions.get(&program.function_key()))
+        .ok_or(EbpfError::ProgramError(ProgramError::NotLoaded))?;
+    let license = object.license.clone();
+    let kind = BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    let program = Unloaded { name, license: &license, kind, attach_type };
+    sys::load(&program, &function.instructions).map_err(|io_error| {
+        let call = "bpf(BPF_PROG_LOAD)";
+        EbpfError::ProgramError(ProgramError::SyscallError(SyscallError { call, io_error }))
+    })
+}
+
+fn number(table: &MapData) -> RawFd {
+    table.fd().as_fd().as_raw_fd()
+}
+
+/// An error with everything that led to it, the kernel's words last.
+fn in_words(problem: &InterceptError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(problem), |cause| cause.source());
+    causes.fold(problem.to_string(), |text, cause| format!("{text}: {cause}"))
+}
