@@ -24,6 +24,8 @@ pub struct Plan {
     pub tables: String,
     /// Keys at the top of the file, as TOML.
     pub top: String,
+    /// Further keys of `[intercept]`, as TOML.
+    pub intercept: String,
     /// `[jail]`, as TOML; nothing shares `/tmp`, because programs and certificates of the stage lie there.
     pub jail: String,
     /// Whether programs are attached to the root of the tree. Only for tests of that: it touches every process of the machine.
@@ -196,8 +198,9 @@ impl Daemon {
         let text = format!(
             "state_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\npolicy_dir = \"{root}/policies\"\n\
              default = \"{default}\"\n{top}\n\n[intercept]\nparent = \"{parent}\"\nport = {port}\n\
-             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n\n[jail]\n{jail}\n\n{tables}\n",
+             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n{intercept}\n\n[jail]\n{jail}\n\n{tables}\n",
             default = if plan.observe { "observe" } else { "deny" },
+            intercept = plan.intercept,
             top = plan.top,
             jail = if plan.jail.is_empty() { "private_tmp = false" } else { &plan.jail },
             sentinel = plan.sentinel,

@@ -1,7 +1,11 @@
 //! `chaperone doctor`: what is wrong, and the fix.
 //!
-//! Every finding is one line with what was seen and what to do. Ends with 1 if anything is wrong.
+//! Every finding is one line with what was seen and what to do. Ends with 1 if anything is wrong. A note is no fault: it says
+//! what stays open here, by the kernel's or the launcher's choice, and how to close it.
 
+mod agents;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,7 +13,7 @@ use serde::Serialize;
 
 use super::{ConfigFile, needs_root, print_json, with_causes};
 use crate::config::{Config, ConfigError};
-use crate::control::{Answer, Call, Client};
+use crate::control::{Answer, Call, Client, FeatureState};
 use crate::intercept::{self, InterceptError};
 
 /// Options of `doctor`.
@@ -36,6 +40,19 @@ impl Finding {
         Self { check, good: true, seen: seen.into(), fix: None }
     }
 
+    /// Not wrong, but open.
+    fn note(check: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, good: true, seen: seen.into(), fix: Some(fix.into()) }
+    }
+
+    fn word(&self) -> &'static str {
+        match (self.good, &self.fix) {
+            (true, None) => "good",
+            (true, Some(_)) => "note",
+            (false, _) => "BAD",
+        }
+    }
+
     fn bad(check: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { check, good: false, seen: seen.into(), fix: Some(fix.into()) }
     }
@@ -54,12 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print_json(&findings)?;
     } else {
         for finding in &findings {
-            println!(
-                "{:<5} {:<14} {}",
-                if finding.good { "good" } else { "BAD" },
-                finding.check,
-                finding.seen
-            );
+            println!("{:<5} {:<14} {}", finding.word(), finding.check, finding.seen);
             if let Some(fix) = &finding.fix {
                 println!("      {:<14} fix: {fix}", "");
             }
@@ -90,6 +102,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(guard(config));
     findings.extend(daemon(config));
     findings.extend(credentials(config));
+    findings.extend(agents::findings(&config.intercept.parent));
     findings
 }
 
@@ -162,6 +175,7 @@ fn daemon(config: &Config) -> Vec<Finding> {
             Finding::bad("record", trouble, "make room or mend the disk; it opens again by itself")
         }
     });
+    findings.extend(features(&report.features));
     for agent in report.agents {
         let name = agent.name;
         findings.push(match (agent.subject, agent.problem) {
@@ -182,6 +196,21 @@ fn daemon(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What the kernel refused, each purpose once.
+fn features(features: &[FeatureState]) -> Vec<Finding> {
+    let refused: BTreeMap<&str, &str> =
+        features.iter().filter_map(|one| Some((one.purpose.as_str(), one.refused.as_deref()?))).collect();
+    let fix = "use a kernel that takes it, or close it by the launcher: `chaperone run`, or a unit's `InaccessiblePaths=`";
+    if refused.is_empty() {
+        return vec![Finding::good(
+            "features",
+            format!("all {} optional programs are in effect", features.len()),
+        )];
+    }
+    let told = refused.into_iter();
+    told.map(|(purpose, why)| Finding::note("features", format!("nothing {purpose}: {why}"), fix)).collect()
 }
 
 fn credentials(config: &Config) -> Vec<Finding> {

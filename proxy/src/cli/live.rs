@@ -62,6 +62,12 @@ fn print_status(report: &StatusReport) {
     println!("chaperone {}, process {}", report.version, report.pid);
     println!("policy    bundle {}", report.bundle);
     println!("guard     {good} of {} kernel programs effective", report.programs.len());
+    let taken = report.features.iter().filter(|feature| feature.effective).count();
+    println!("features  {taken} of {} optional kernel programs in effect", report.features.len());
+    for feature in report.features.iter().filter(|feature| !feature.effective) {
+        let why = feature.refused.as_deref().unwrap_or("no reason known");
+        println!("          {} is refused: {why}", feature.name);
+    }
     println!("kernel    {redirected} connections redirected, {delivered} delivered");
     println!("sessions  {} open, {} connections turned away", report.sessions, report.turned_away);
     println!("requests  {allowed} allowed, {held} held, {denied} denied; {} tickets wait", report.held);

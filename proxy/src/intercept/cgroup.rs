@@ -229,6 +229,24 @@ impl Cgroup {
             .map_err(|source| InterceptError::Cgroup { action: "read", path: self.path.clone(), source })
     }
 
+    /// The processes in it and below, as far as they can be read.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        fn gather(path: &Path, levels: usize, found: &mut Vec<u32>) {
+            let listed = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+            found.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let Some(levels) = levels.checked_sub(1) else { return };
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    gather(&entry.path(), levels, found);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        gather(&self.path, LEVELS_SEARCHED, &mut found);
+        found
+    }
+
     /// Ids of the cgroups right below: the accounts that can still act.
     ///
     /// # Errors
