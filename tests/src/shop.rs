@@ -56,6 +56,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Setup {
     /// Keys at the top of the configuration.
     pub top: String,
+    /// Further keys of `[intercept]`.
+    pub intercept: String,
     /// Further keys of the agent.
     pub agent: String,
     /// Further keys of the resource.
@@ -72,7 +74,15 @@ impl Default for Setup {
     fn default() -> Self {
         let empty = String::new;
         let (policy, columns) = (POLICY.to_owned(), sample::columns_toml(RESOURCE));
-        Self { top: empty(), agent: empty(), resource: empty(), policy, columns, sql: empty() }
+        Self {
+            top: empty(),
+            intercept: empty(),
+            agent: empty(),
+            resource: empty(),
+            policy,
+            columns,
+            sql: empty(),
+        }
     }
 }
 
@@ -122,6 +132,7 @@ impl Shop {
             ));
         }
         plan.top.clone_from(&setup.top);
+        plan.intercept.clone_from(&setup.intercept);
         Ok(Self { daemon: Daemon::prepare(&plan)?, server, _dir: dir })
     }
 

@@ -98,6 +98,7 @@ fn examine(config: &Config) -> Vec<Finding> {
         Err(error) => Finding::bad("policy", error.to_string(), "run `chaperone policy check`"),
     });
     findings.push(kernel());
+    findings.push(security_modules());
     findings.push(Finding::good("jail", crate::jail::outsiders()));
     findings.extend(guard(config));
     findings.extend(daemon(config));
@@ -116,6 +117,22 @@ fn kernel() -> Finding {
             "use a kernel built with CONFIG_DEBUG_INFO_BTF",
         )
     }
+}
+
+/// What no program of ours sees, because the hooks for it are those of security modules.
+fn security_modules() -> Finding {
+    let listed = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let takes = listed.trim().split(',').any(|module| module == "bpf");
+    let kernel = if takes { "the kernel would take programs there" } else { "this kernel takes none" };
+    let seen = format!(
+        "no program on security hooks ({kernel}): sockets that an outsider hands over, and families without other hooks, \
+         are not seen"
+    );
+    Finding::note(
+        "security hooks",
+        seen,
+        "start agents with `chaperone run`, or close the families in their units",
+    )
 }
 
 /// What the kernel says of the guard, asked without the daemon.

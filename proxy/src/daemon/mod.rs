@@ -119,6 +119,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
     let listener = guard.listen()?;
     watchers::start(&sessions, &running, &guard)?;
+    // Before anybody can see that the daemon runs, and tell it to stop.
+    let mut signals = Signals::listen()?;
     let server = Server::new(
         Arc::clone(&running) as Arc<dyn Services>,
         running.queue.clone(),
@@ -138,7 +140,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         policy: running.policy.current().hash().clone(),
         features: running.features(),
     });
-    let mut signals = Signals::listen()?;
     notifier.ready();
     tracing::info!(port = config.intercept.port, "chaperone is ready");
     let why = accept(&listener, &sessions, &running, &mut signals, &notifier).await;

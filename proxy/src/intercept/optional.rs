@@ -14,7 +14,7 @@ use aya::maps::MapData;
 use aya::programs::ProgramError;
 use aya::sys::SyscallError;
 use aya_obj::Object;
-use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
+use aya_obj::generated::bpf_prog_type::{self, BPF_PROG_TYPE_CGROUP_SKB, BPF_PROG_TYPE_CGROUP_SOCK_ADDR};
 
 use super::cgroup::Cgroup;
 use super::error::InterceptError;
@@ -41,7 +41,8 @@ struct Candidate {
     hook: Hook,
     purpose: &'static str,
     place: Place,
-    loader: Loader,
+    /// Number of its kind, `enum bpf_prog_type`.
+    kind: bpf_prog_type,
     demand: Demand,
 }
 
@@ -49,14 +50,6 @@ struct Candidate {
 enum Place {
     Agents,
     Root,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Loader {
-    /// The library knows the hook.
-    Library,
-    /// It does not.
-    Own,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +71,7 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
             hook: ("agent_ingress", 0),
             purpose: INBOUND,
             place: Place::Agents,
-            loader: Loader::Library,
+            kind: BPF_PROG_TYPE_CGROUP_SKB,
             demand: Demand::Must,
         });
     }
@@ -87,7 +80,8 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
         UnixSockets::Audited | UnixSockets::DeniedUnlessRoot => Demand::May,
         UnixSockets::Denied => Demand::Must,
     };
-    let local = |hook, place| Candidate { hook, purpose: LOCAL, place, loader: Loader::Own, demand };
+    let local =
+        |hook, place| Candidate { hook, purpose: LOCAL, place, kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR, demand };
     all.extend([("agent_unixconn", 49), ("agent_unixsend", 50)].map(|hook| local(hook, Place::Agents)));
     if settings.sentinel == Sentinel::On {
         all.extend([("sentinel_uconn", 49), ("sentinel_usend", 50)].map(|hook| local(hook, Place::Root)));
@@ -134,11 +128,11 @@ impl Optional<'_> {
         settings: &Settings,
         before: &[Feature],
     ) -> Result<(Vec<Link>, Vec<Feature>), InterceptError> {
-        let (mut links, mut features) = (Vec::new(), Vec::new());
+        let (mut links, mut features, mut object) = (Vec::new(), Vec::new(), None);
         let candidates = candidates(settings);
         for candidate in &candidates {
             let (name, purpose) = (candidate.hook.0, candidate.purpose);
-            let refused = match self.follow(candidate) {
+            let refused = match self.follow(candidate, &mut object) {
                 Ok(link) => {
                     links.push((candidate.hook, link));
                     None
@@ -163,7 +157,7 @@ impl Optional<'_> {
         Ok((links, features))
     }
 
-    fn follow(&self, candidate: &Candidate) -> Result<OwnedFd, InterceptError> {
+    fn follow(&self, candidate: &Candidate, object: &mut Option<Ready>) -> Result<OwnedFd, InterceptError> {
         let (hook, generation) = (candidate.hook, self.generation);
         let cgroup = match candidate.place {
             Place::Agents => self.parent,
@@ -178,50 +172,69 @@ impl Optional<'_> {
         if old.exists() {
             pins::remove(&old)?;
         }
-        match candidate.loader {
-            Loader::Library => programs::attach(&mut programs::load(self.tables)?, hook, cgroup, generation),
-            Loader::Own => {
-                let program = load(self.tables, hook).map_err(|source| programs::refused(hook.0, source))?;
-                programs::fasten(&program, hook, cgroup, generation)
+        let ready = match object {
+            Some(ready) => ready,
+            None => {
+                let refused = |source| programs::refused("chaperone-ebpf", source);
+                object.insert(Ready::read(self.tables).map_err(refused)?)
             }
-        }
+        };
+        let program = ready.load(candidate).map_err(|source| programs::refused(hook.0, source))?;
+        programs::fasten(&program, hook, cgroup, generation)
     }
 }
 
-/// Loads one program of the object for a hook that the library does not know, against the pinned tables.
-fn load(tables: &Tables, (name, attach_type): Hook) -> Result<OwnedFd, EbpfError> {
-    let mut object = Object::parse(OBJECT)?;
-    let mut opened = Vec::new();
-    for (table, shape) in &object.maps {
-        // A table that is not pinned is none of ours: a program that used it would not pass the verifier.
-        if let Ok(data) = MapData::from_pin(tables.pin(table)) {
-            opened.push((table.clone(), data, shape.clone()));
+/// The object with its tables put in. Reading it takes a while: it is done once, and only if something is missing.
+#[derive(Debug)]
+struct Ready {
+    object: Object,
+    /// The instructions name them by descriptor.
+    _tables: Vec<MapData>,
+}
+
+impl Ready {
+    fn read(tables: &Tables) -> Result<Self, EbpfError> {
+        let mut object = Object::parse(OBJECT)?;
+        let mut opened = Vec::new();
+        for (name, shape) in &object.maps {
+            // A table that is not pinned is none of ours: a program that used it would not pass the verifier.
+            if let Ok(table) = MapData::from_pin(tables.pin(name)) {
+                opened.push((name.clone(), table, shape.clone()));
+            }
         }
+        let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let maps = opened.iter().map(|(name, table, shape)| (name.as_str(), number(table), shape));
+        object.relocate_maps(maps, &text)?;
+        object.relocate_calls(&text)?;
+        Ok(Self { object, _tables: opened.into_iter().map(|(_, table, _)| table).collect() })
     }
-    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let maps = opened.iter().map(|(table, data, shape)| (table.as_str(), number(data), shape));
-    object.relocate_maps(maps, &text)?;
-    object.relocate_calls(&text)?;
-    let function = object
-        .programs
-        .get(name)
-        .and_then(|program| object.functions.get(&program.function_key()))
-        .ok_or(EbpfError::ProgramError(ProgramError::NotLoaded))?;
-    let license = object.license.clone();
-    let kind = BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
-    let program = Unloaded { name, license: &license, kind, attach_type };
-    sys::load(&program, &function.instructions).map_err(|io_error| {
-        let call = "bpf(BPF_PROG_LOAD)";
-        EbpfError::ProgramError(ProgramError::SyscallError(SyscallError { call, io_error }))
-    })
+
+    fn load(&self, candidate: &Candidate) -> Result<OwnedFd, EbpfError> {
+        let (name, attach_type) = candidate.hook;
+        let function = self
+            .object
+            .programs
+            .get(name)
+            .and_then(|program| self.object.functions.get(&program.function_key()))
+            .ok_or(EbpfError::ProgramError(ProgramError::NotLoaded))?;
+        let license = &self.object.license;
+        let program = Unloaded { name, license, kind: candidate.kind as u32, attach_type };
+        sys::load(&program, &function.instructions).map_err(|io_error| {
+            let call = "bpf(BPF_PROG_LOAD)";
+            EbpfError::ProgramError(ProgramError::SyscallError(SyscallError { call, io_error }))
+        })
+    }
 }
 
 fn number(table: &MapData) -> RawFd {
     table.fd().as_fd().as_raw_fd()
 }
 
-/// An error with everything that led to it, the kernel's words last.
+/// An error with everything that led to it, the kernel's words last. Some of the library's errors quote their cause: said once.
 fn in_words(problem: &InterceptError) -> String {
     let causes = std::iter::successors(std::error::Error::source(problem), |cause| cause.source());
-    causes.fold(problem.to_string(), |text, cause| format!("{text}: {cause}"))
+    let add = |text: String, cause: String| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    };
+    causes.map(ToString::to_string).fold(problem.to_string(), add)
 }

@@ -37,11 +37,8 @@ struct Powers {
 
 /// One finding for each agent that runs.
 pub(super) fn findings(parent: &Path) -> Vec<Finding> {
-    match look(parent) {
-        Ok(findings) => findings,
-        // That the tree cannot be read is the guard's finding.
-        Err(_) => Vec::new(),
-    }
+    // That the tree cannot be read is the guard's finding.
+    look(parent).unwrap_or_default()
 }
 
 fn look(parent: &Path) -> Result<Vec<Finding>, InterceptError> {
