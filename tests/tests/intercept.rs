@@ -34,10 +34,10 @@ use tokio::time::timeout;
 mod accounts;
 #[path = "intercept/inbound.rs"]
 mod inbound;
-#[path = "intercept/local.rs"]
-mod local;
 #[path = "intercept/listeners.rs"]
 mod listeners;
+#[path = "intercept/local.rs"]
+mod local;
 #[path = "intercept/sentinel.rs"]
 mod sentinel;
 

@@ -39,29 +39,13 @@ const WORKERS_MAX: u64 = 64;
 
 /// Builds the configuration; `None` when something was reported that leaves a hole in it.
 pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config> {
-    let dir = |key: &str, text: &Option<At<String>>, default: &str, problems: &mut Problems| match text {
-        Some(text) => value::path(key, text, problems),
-        None => Some(PathBuf::from(default)),
-    };
-    let state_dir = dir("state_dir", &file.state_dir, STATE_DIR, problems);
-    let runtime_dir = dir("runtime_dir", &file.runtime_dir, RUNTIME_DIR, problems);
-    let policy_dir = dir("policy_dir", &file.policy_dir, POLICY_DIR, problems);
-    let pin_dir = dir("pin_dir", &file.intercept.pin_dir, PIN_DIR, problems);
+    let state_dir = dir("state_dir", file.state_dir.as_ref(), STATE_DIR, problems);
+    let runtime_dir = dir("runtime_dir", file.runtime_dir.as_ref(), RUNTIME_DIR, problems);
+    let policy_dir = dir("policy_dir", file.policy_dir.as_ref(), POLICY_DIR, problems);
     let default = default_verdict(file.default.as_ref(), problems);
-    let parent = match &file.intercept.parent {
-        Some(text) => value::cgroup("parent", text, problems),
-        None => Some(PARENT.to_owned()),
-    };
-    let port = port(file.intercept.port.as_ref(), problems);
-    // On unless refused: it costs a host's other connections one comparison, and closes a way around.
-    let sentinel = match &file.intercept.sentinel {
-        Some(flag) if !flag.value => intercept::Sentinel::Off,
-        Some(_) | None => intercept::Sentinel::On,
-    };
-    let keep = file.jail.keep.iter().map(|text| kept(text, problems)).collect::<Vec<_>>();
+    let intercept = intercept(&file.intercept, problems);
     let launchers = launchers(&file.agents, problems);
-    let unix_sockets = unix_sockets(file.intercept.unix_sockets.as_ref(), problems);
-    let ingress = ingress(file.intercept.ingress.as_ref(), problems);
+    let jail = jail(&file.jail, launchers, problems);
     let agents = agents(&file.agents, problems);
     let resources = resources::build(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
@@ -70,39 +54,19 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let program = std::env::current_exe()
         .map_err(|error| problems.add(0, format!("cannot find this program's own path: {error}")))
         .ok();
-    let (state_dir, runtime_dir) = (state_dir?, runtime_dir?);
-    let (policy_dir, pin_dir) = (policy_dir?, pin_dir?);
-    let parent = PathBuf::from(parent?);
-    let own = [&state_dir, &runtime_dir, &policy_dir, &pin_dir].map(Clone::clone);
+    let (state_dir, runtime_dir, policy_dir) = (state_dir?, runtime_dir?, policy_dir?);
+    let intercept = intercept?;
+    let parent = intercept.parent.clone();
+    let own = [&state_dir, &runtime_dir, &policy_dir, &intercept.pin_dir].map(Clone::clone);
+    let hidden = own.into_iter().chain(secrets(&resources)).collect();
     Some(Config {
-        jail: jail::Settings {
-            keep: keep.into_iter().collect::<Option<_>>()?,
-            // Private unless shared: others' sockets and half-written files lie there.
-            tmp: match &file.jail.private_tmp {
-                Some(flag) if !flag.value => jail::Tmp::Shared,
-                Some(_) | None => jail::Tmp::Private,
-            },
-            // Refused unless allowed: no filter sees what it does.
-            uring: match &file.jail.io_uring {
-                Some(flag) if flag.value => jail::Uring::Allowed,
-                Some(_) | None => jail::Uring::Refused,
-            },
-            hidden: own.into_iter().chain(secrets(&resources)).collect(),
-            launchers,
-        },
+        jail: jail::Settings { hidden, ..jail? },
         policy: policy::Settings { dir: policy_dir },
         default: default?,
         unregistered: (default? == DefaultVerdict::Observe).then(|| Arc::new(resources::unregistered())),
-        identity: identity::Settings { agents, parent: parent.clone(), steps: runtime_dir.join("steps") },
+        identity: identity::Settings { agents, parent, steps: runtime_dir.join("steps") },
         resources,
-        intercept: intercept::Settings {
-            parent,
-            pin_dir,
-            port: port?,
-            sentinel,
-            unix_sockets: unix_sockets?,
-            ingress: ingress?,
-        },
+        intercept,
         audit: audit::Settings {
             dir: state_dir.join("audit"),
             sync_every: file.sync_every.unwrap_or(SYNC_EVERY),
@@ -117,6 +81,62 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         },
         state_dir,
         runtime_dir,
+    })
+}
+
+fn dir(key: &str, text: Option<&At<String>>, default: &str, problems: &mut Problems) -> Option<PathBuf> {
+    match text {
+        Some(text) => value::path(key, text, problems),
+        None => Some(PathBuf::from(default)),
+    }
+}
+
+/// What is captured; every mistake is reported before a hole is found.
+fn intercept(file: &file::Intercept, problems: &mut Problems) -> Option<intercept::Settings> {
+    let pin_dir = dir("pin_dir", file.pin_dir.as_ref(), PIN_DIR, problems);
+    let parent = match &file.parent {
+        Some(text) => value::cgroup("parent", text, problems),
+        None => Some(PARENT.to_owned()),
+    };
+    let port = port(file.port.as_ref(), problems);
+    // On unless refused: it costs a host's other connections one comparison, and closes a way around.
+    let sentinel = match &file.sentinel {
+        Some(flag) if !flag.value => intercept::Sentinel::Off,
+        Some(_) | None => intercept::Sentinel::On,
+    };
+    let unix_sockets = unix_sockets(file.unix_sockets.as_ref(), problems);
+    let ingress = ingress(file.ingress.as_ref(), problems);
+    Some(intercept::Settings {
+        parent: parent?.into(),
+        pin_dir: pin_dir?,
+        port: port?,
+        sentinel,
+        unix_sockets: unix_sockets?,
+        ingress: ingress?,
+    })
+}
+
+/// The jail, but for what it hides.
+fn jail(
+    file: &file::Jail,
+    launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+    problems: &mut Problems,
+) -> Option<jail::Settings> {
+    let keep = file.keep.iter().map(|text| kept(text, problems)).collect::<Vec<_>>();
+    Some(jail::Settings {
+        keep: keep.into_iter().collect::<Option<_>>()?,
+        // Private unless shared: others' sockets and half-written files lie there.
+        tmp: match &file.private_tmp {
+            Some(flag) if !flag.value => jail::Tmp::Shared,
+            Some(_) | None => jail::Tmp::Private,
+        },
+        // Refused unless allowed: no filter sees what it does.
+        uring: match &file.io_uring {
+            Some(flag) if flag.value => jail::Uring::Allowed,
+            Some(_) | None => jail::Uring::Refused,
+        },
+        hidden: Vec::new(),
+        launchers,
     })
 }
 

@@ -18,7 +18,9 @@ use super::{placing, stopping, watching};
 use crate::approval::{Queue, State, Ticket};
 use crate::audit::{Appender, Event, TicketFacts};
 use crate::clock::Clock;
-use crate::control::{AccountState, AgentState, FeatureState, Metrics, Peer, ProgramState, Services, StatusReport};
+use crate::control::{
+    AccountState, AgentState, FeatureState, Metrics, Peer, ProgramState, Services, StatusReport,
+};
 use crate::gate::{Gate, PrincipalSource};
 use crate::identity::{Resolver, Steps};
 use crate::intercept::{self, AccountCounts, Counters, Guard, Unreachable};

@@ -1,4 +1,7 @@
 //! The ways of `bench connect`, and what must run for them.
+//!
+//! One server behind all of them; Chaperone and HAProxy copy bytes, neither reads them.
+//! INVARIANT: the daemon runs with capture, policy and record on, and no address is dialled that a packet could reach.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
