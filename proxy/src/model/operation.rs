@@ -149,7 +149,7 @@ pub struct Operation {
     pub has_filter: bool,
     /// The largest number of rows it can return, if it says so itself.
     pub row_limit: Option<u64>,
-    /// The address it goes to, if it is a connection.
+    /// The address it goes to, if it is a connection. Written also where there is none: the parser's answers have no field names.
     #[serde(default)]
     pub destination: Option<SocketAddr>,
 }

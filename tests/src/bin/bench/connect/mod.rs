@@ -136,7 +136,7 @@ fn numbers(stage: &Stage, way: Way, load: Load, count: u64) -> Result<[f64; 3]> 
         .with_context(|| format!("`{text}`"))?;
     ensure!(found.len() == 3, "not a result: `{text}`");
     eprintln!("{way}, {load:?}: {}", text.trim());
-    found.try_into().map_err(|_| anyhow::anyhow!("not three numbers"))
+    found.try_into().map_err(|found| anyhow::anyhow!("not three numbers: {found:?}"))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
