@@ -114,7 +114,10 @@ impl Sessions {
                 (Missing::Unregistered, Some(resource)) => {
                     Target { resource: Arc::clone(resource), routes: vec![destination] }
                 }
-                _ => return Err(refuse(missing.as_str(), (agent, evidence))),
+                (
+                    Missing::Unregistered | Missing::Ambiguous | Missing::Metadata | Missing::Disguised,
+                    Some(_) | None,
+                ) => return Err(refuse(missing.as_str(), (agent, evidence))),
             },
         };
         let Some(protocol) = self.protocols.speaker(resource.protocol) else {

@@ -7,6 +7,7 @@
 //! Where the destination is out of reach, the agent's next `connect` there gets the true error.
 //! Known limits: what is inside is not seen, nothing is masked, and a connection that policy would no longer permit goes on.
 
+mod places;
 mod relay;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use self::places::Places;
 use self::relay::{End, Relay};
 use super::contract::{Incoming, Serve, ServeFuture, SessionEnd};
 use crate::clock::Clock;
@@ -31,13 +33,14 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Opaque {
     clock: Clock,
+    places: Places,
 }
 
 impl Opaque {
     /// With the clock that durations are measured by.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock }
+        Self { clock, places: Places::default() }
     }
 
     async fn run(&self, mut incoming: Incoming) -> SessionEnd {
@@ -52,6 +55,9 @@ impl Opaque {
                 "an address of this machine, which no resource registers by its very address",
             );
         }
+        let Some(_place) = self.places.take(&session.agent) else {
+            return SessionEnd::refused("the agent has too many unread connections open");
+        };
         let door = &mut incoming.door;
         let opened = door.greet().and_then(|principal| door.open(&principal, Protocol::Opaque, false));
         if let Err(refusal) = opened {

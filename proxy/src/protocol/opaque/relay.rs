@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tokio::time::MissedTickBehavior;
 
 use super::name;
 use crate::gate::{Guarded, Released, Upstream};
@@ -21,8 +22,9 @@ use crate::model::{Fault, Outcome, Tally};
 use crate::net::{Fill, end_on_close, poll_drain, poll_fill, reset_on_close};
 use crate::protocol::contract::SessionEnd;
 
-/// Bytes that may wait for one side. 256 KiB: bulk transfers are as fast as with more, and a thousand stalled ones fit.
-const BUFFERED_MAX: usize = 256 * 1024;
+/// Bytes that may wait for one side before no more are read for it; one read brings at most 144 KiB. An agent may let all of its
+/// connections stall.
+const BUFFERED_MAX: usize = 64 * 1024;
 /// A buffer that grew over this is given back when it is empty.
 const KEPT_BYTES: usize = 32 * 1024;
 /// The idle limit is looked at this often within it.
@@ -113,6 +115,8 @@ impl Relay {
     /// Copies to the end. Cancel-safe: everything that was read is in the buffers.
     pub(super) async fn run(&mut self, under: &Released) -> End {
         let mut look = tokio::time::interval(self.idle / LOOKS);
+        // Looks that come late, all at once, would see nothing between them.
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut seen, mut quiet) = (self.moves, 0);
         // The first look comes at once and sees nothing.
         look.tick().await;
