@@ -3,12 +3,7 @@
 //! Real daemon, real kernel programs; the agent is a unit's process, in the agents' cgroup and in no jail. Needs root.
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "helpers of tests fail the test they serve"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test they serve")]
 
 use std::fs;
 use std::path::PathBuf;

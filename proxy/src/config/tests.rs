@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::AgentMatch;
+use crate::intercept::{Ingress, UnixSockets};
 use crate::model::{Protocol, UpstreamTlsMode};
 
 const FULL: &str = r#"
@@ -41,6 +42,8 @@ groups = ["dba"]
 [intercept]
 parent = "agents.slice"
 port = 15999
+unix_sockets = "denied"
+ingress = "open"
 pin_dir = "/sys/fs/bpf/chaperone"
 
 [jail]
@@ -92,6 +95,8 @@ fn a_full_file_reaches_every_room() {
     assert_eq!(resource.hold, Duration::from_secs(5));
     assert_eq!(config.approval.approvers[0].uid, 4242);
     assert_eq!(config.intercept.port, 15999);
+    let intercept = (config.intercept.unix_sockets, config.intercept.ingress);
+    assert_eq!(intercept, (UnixSockets::Denied, Ingress::Open));
     assert_eq!(config.audit.sync_every, Duration::from_millis(10));
     assert_eq!(config.audit.dir, Path::new("/var/lib/chaperone/audit"));
     assert_eq!(config.jail.keep, [Path::new("/run/postgresql")]);
@@ -109,6 +114,8 @@ fn an_empty_file_denies_everything_with_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.default, DefaultVerdict::Deny);
     assert!(config.resources.is_empty() && config.identity.agents.is_empty());
+    let intercept = (config.intercept.unix_sockets, config.intercept.ingress);
+    assert_eq!(intercept, (UnixSockets::DeniedUnlessRoot, Ingress::Closed));
     assert_eq!(config.metrics, None);
     let config = parse(RESOURCE).unwrap();
     assert_eq!(config.resources[0].tls.mode, UpstreamTlsMode::VerifyFull);
@@ -238,6 +245,9 @@ fn values_out_of_range_or_of_the_wrong_type_are_refused() {
         "[sql]\nworkers=0\n",
         "[intercept]\nport=80\n",
         "[intercept]\nport=\"15432\"\n",
+        "[intercept]\nunix_sockets=\"deny\"\n",
+        "[intercept]\ningress=true\n",
+        "[intercept]\ningress=\"shut\"\n",
         "[intercept]\nparent=\"/agents\"\n",
         "[intercept]\nparent=\"a/../b\"\n",
         "[metrics]\nlisten=\"unix:relative\"\n",
