@@ -43,6 +43,8 @@ pub(super) struct Fitting<'a> {
     pub(super) generation: &'a Path,
     /// What was in effect before, and must be again: a kernel that took a program does not refuse it later.
     pub(super) before: &'a [Feature],
+    /// Links that were made before: those still in place need not be made anew.
+    pub(super) held: &'a [Link],
 }
 
 impl Fitting<'_> {
@@ -57,18 +59,53 @@ impl Fitting<'_> {
             }
             None => self.attach_all(about)?,
         };
-        links.push((ACCEPTED, follow(self.tables, self.generation, (ACCEPTED, self.daemon))?));
-        links.extend(watch_sockets(self.tables, self.generation, self.tree, self.settings.sentinel)?);
+        links.push((ACCEPTED, self.follow(ACCEPTED, self.daemon)?));
+        links.extend(self.watch_sockets()?);
         let optional = Optional {
             tables: self.tables,
             generation: self.generation,
             parent: self.parent,
             root: &self.tree.root()?,
+            held: self.held,
         };
         let (more, features) = optional.fit(self.settings, self.before)?;
         links.extend(more);
         self.pins.retire_others(self.generation)?;
         Ok((links, features))
+    }
+
+    /// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
+    fn follow(&self, hook: Hook, cgroup: &Cgroup) -> Result<OwnedFd, InterceptError> {
+        let generation = self.generation;
+        if let Some(link) = programs::reopen(hook, cgroup, generation)
+            && programs::status(hook, cgroup, generation).effective
+        {
+            return Ok(link);
+        }
+        let (name, _) = hook;
+        let old = generation.join(name);
+        if old.exists() {
+            pins::remove(&old)?;
+        }
+        if let Some(link) = keep(self.held, hook, cgroup, generation) {
+            return Ok(link);
+        }
+        programs::attach(&mut programs::load(self.tables)?, hook, cgroup, generation)
+    }
+
+    /// Attaches the sentinel to the root of the tree, or takes it away.
+    fn watch_sockets(&self) -> Result<Vec<Link>, InterceptError> {
+        let root = self.tree.root()?;
+        match self.settings.sentinel {
+            Sentinel::On => {
+                SENTINEL.into_iter().map(|hook| self.follow(hook, &root).map(|link| (hook, link))).collect()
+            }
+            Sentinel::Off => {
+                let pinned = SENTINEL.into_iter().map(|(name, _)| self.generation.join(name));
+                pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
+                Ok(Vec::new())
+            }
+        }
     }
 
     fn attach_all(&self, about: Parent) -> Result<Vec<Link>, InterceptError> {
@@ -124,44 +161,13 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
     whole.then_some(links)
 }
 
-/// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
-fn follow(
-    tables: &Tables,
-    generation: &Path,
-    (hook, cgroup): (Hook, &Cgroup),
-) -> Result<OwnedFd, InterceptError> {
-    if let Some(link) = programs::reopen(hook, cgroup, generation)
-        && programs::status(hook, cgroup, generation).effective
-    {
-        return Ok(link);
-    }
-    let (name, _) = hook;
-    let old = generation.join(name);
-    if old.exists() {
-        pins::remove(&old)?;
-    }
-    programs::attach(&mut programs::load(tables)?, hook, cgroup, generation)
-}
-
-/// Attaches the sentinel to the root of the tree, or takes it away.
-fn watch_sockets(
-    tables: &Tables,
-    generation: &Path,
-    tree: &Tree,
-    sentinel: Sentinel,
-) -> Result<Vec<Link>, InterceptError> {
-    let root = tree.root()?;
-    match sentinel {
-        Sentinel::On => SENTINEL
-            .into_iter()
-            .map(|hook| follow(tables, generation, (hook, &root)).map(|link| (hook, link)))
-            .collect(),
-        Sentinel::Off => {
-            let pinned = SENTINEL.into_iter().map(|(name, _)| generation.join(name));
-            pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
-            Ok(Vec::new())
-        }
-    }
+/// Pins a link anew that is held and still on its cgroup, where its set was replaced.
+pub(super) fn keep(held: &[Link], hook: Hook, cgroup: &Cgroup, generation: &Path) -> Option<OwnedFd> {
+    let (_, link) = held.iter().find(|(one, _)| *one == hook)?;
+    let facts = sys::link_facts(link).ok()?;
+    let on_it = facts.cgroup_id == cgroup.id() && facts.attach_type == hook.1;
+    let pinned = on_it && sys::pin(link, &generation.join(hook.0)).is_ok();
+    pinned.then(|| link.try_clone().ok()).flatten()
 }
 
 /// The programs that must run for an agent.

@@ -82,6 +82,7 @@ impl Guard {
             daemon: &daemon,
             generation: &generation,
             before: &[],
+            held: &[],
         }
         .fit()?;
         let gone = parent.sweep(&Accounts::open(&tables)?.quarantined()?);
@@ -131,6 +132,7 @@ impl Guard {
             daemon: &self.daemon,
             generation: &place.generation,
             before: &place.features,
+            held: &place.links,
         }
         .fit()?;
         place.links = links;

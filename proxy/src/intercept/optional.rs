@@ -18,7 +18,7 @@ use aya_obj::generated::bpf_prog_type::{self, BPF_PROG_TYPE_CGROUP_SKB, BPF_PROG
 
 use super::cgroup::Cgroup;
 use super::error::InterceptError;
-use super::fitting::Link;
+use super::fitting::{self, Link};
 use super::maps::Tables;
 use super::pins;
 use super::programs::{self, Hook, OBJECT};
@@ -119,6 +119,8 @@ pub(super) struct Optional<'a> {
     pub(super) generation: &'a Path,
     pub(super) parent: &'a Cgroup,
     pub(super) root: &'a Cgroup,
+    /// Links that were made before.
+    pub(super) held: &'a [Link],
 }
 
 impl Optional<'_> {
@@ -171,6 +173,9 @@ impl Optional<'_> {
         let old = generation.join(hook.0);
         if old.exists() {
             pins::remove(&old)?;
+        }
+        if let Some(link) = fitting::keep(self.held, hook, cgroup, generation) {
+            return Ok(link);
         }
         let ready = match object {
             Some(ready) => ready,
