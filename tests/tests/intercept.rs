@@ -154,10 +154,12 @@ impl Drop for World {
         {
             drop(home.admit(std::process::id()));
         }
-        let parent = Tree::find().unwrap().mount().join(&self.settings.parent);
+        let mount = Tree::find().unwrap().mount().to_owned();
+        let parent = mount.join(&self.settings.parent);
+        let daemon = mount.join(format!("{}-daemon", self.settings.parent.display()));
         for _ in 0..50 {
             drop(uninstall(&self.settings, true));
-            if !parent.exists() {
+            if !parent.exists() && !daemon.exists() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(100));

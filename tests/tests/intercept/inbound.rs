@@ -58,6 +58,7 @@ ip address add 192.0.2.1/24 dev near
 ip link set near up
 unshare --net sleep 20 &
 sleeper=$!
+trap 'kill $sleeper; wait $sleeper || true' EXIT
 sleep 0.3
 ip link set far netns $sleeper
 nsenter --net=/proc/$sleeper/ns/net sh -c 'ip address add 192.0.2.2/24 dev far && ip link set far up'
@@ -70,7 +71,6 @@ t = socket.socket(); t.settimeout(1)
 try: t.connect(("192.0.2.1", 9998)); print("connected")
 except OSError: print("not connected")'
 wait $ear
-kill $sleeper
 "#;
 
 /// Hears datagrams, and whether somebody's first segment came.
