@@ -32,6 +32,8 @@ pub struct Plan {
     pub sentinel: bool,
     /// Whether policy is asked about destinations that nobody registered.
     pub observe: bool,
+    /// Words before each command line, to start it elsewhere: in another network namespace, say.
+    pub prefix: Vec<String>,
     /// Files of the policy folder by name; none means the policies that ship with the project.
     pub policies: Vec<(String, String)>,
 }
@@ -60,6 +62,7 @@ pub struct Daemon {
     program: PathBuf,
     config: PathBuf,
     parent: String,
+    prefix: Vec<String>,
     dir: temp::Dir,
 }
 
@@ -92,15 +95,15 @@ impl Daemon {
             .success()
             .context("cannot mount a BPF file system")?;
         // From here on the value exists, so that a failure unmounts again.
-        let mut daemon = Self { process: None, program, config: PathBuf::new(), parent, dir };
+        let prefix = plan.prefix.clone();
+        let mut daemon = Self { process: None, program, config: PathBuf::new(), parent, prefix, dir };
         daemon.config = daemon.write_config(plan)?;
         Ok(daemon)
     }
 
     /// Starts the prepared or stopped daemon and waits until its control socket answers.
     pub fn launch(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.program);
-        command.arg("daemon").arg("--config").arg(&self.config).current_dir("/");
+        let mut command = self.command(&["daemon"]);
         let log = self.dir.path().join("daemon.log");
         let mut process = Process::start("the daemon", &mut command, &log, Signal::SIGTERM)?;
         let socket = self.control_socket();
@@ -143,6 +146,11 @@ impl Daemon {
         &self.program
     }
 
+    /// Puts another program in its place, as an upgrade does; what runs keeps running.
+    pub fn replace_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// Its temporary folder.
     #[must_use]
     pub fn dir(&self) -> &temp::Dir {
@@ -176,7 +184,21 @@ impl Daemon {
     /// A subcommand of the program: the words, then `--config FILE`.
     #[must_use]
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        self.command_of(&self.program, words)
+    }
+
+    /// The same of another program.
+    #[must_use]
+    pub fn command_of(&self, program: &Path, words: &[&str]) -> Command {
+        let program = program.as_os_str();
+        let mut command = match self.prefix.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.args(words).arg("--config").arg(&self.config).current_dir("/");
         command
     }
@@ -247,7 +269,7 @@ pub fn program() -> Result<PathBuf> {
 }
 
 /// Copies the program to where every account may start it: build folders are often closed to others.
-fn stage_program(dir: &temp::Dir) -> Result<PathBuf> {
+pub fn stage_program(dir: &temp::Dir) -> Result<PathBuf> {
     let staged = dir.folder("bin")?.join("chaperone");
     let built = program()?;
     std::fs::copy(&built, &staged).with_context(|| format!("cannot copy `{}`", built.display()))?;

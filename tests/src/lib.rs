@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod ca;
 pub mod daemon;
+pub mod hand;
 pub mod oidc;
 pub mod outside;
 pub mod ports;
@@ -14,6 +15,8 @@ pub mod postgres;
 pub mod process;
 pub mod sample;
 pub mod shop;
+pub mod systemd;
 pub mod talk;
 pub mod temp;
 pub mod wait;
+pub mod witness;

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
 use super::ConfigFile;
+use crate::daemon::Holder;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,6 +29,9 @@ pub struct Args {
     /// How the log is written to standard error.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// Leave the kernel guard to `chaperone guard`, and do not start without it.
+    #[arg(long)]
+    follow: bool,
     /// Check the configuration and the policies, then end.
     #[arg(long)]
     check: bool,
@@ -47,21 +51,27 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("configuration and policies are good; bundle {}", bundle.hash().0);
         return Ok(ExitCode::SUCCESS);
     }
-    let filter = EnvFilter::try_from_env("CHAPERONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    match args.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    log(args.log_format);
+    let holder = if args.follow { Holder::GuardProcess } else { Holder::Whoever };
     // For everything but sessions, which have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(Box::pin(crate::daemon::run(config)));
+    let result = runtime.block_on(Box::pin(crate::daemon::run(config, holder)));
     // Tasks are gone by now; a blocked look-up must not hold the process.
     runtime.shutdown_background();
     result?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sets up this process's own log on standard error.
+pub(super) fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("CHAPERONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
 }

@@ -8,6 +8,7 @@ pub mod attach;
 pub mod audit;
 pub mod daemon;
 pub mod doctor;
+pub mod guard;
 pub mod live;
 pub mod policy;
 pub mod run;
@@ -52,6 +53,8 @@ pub struct ConfigFile {
 enum Command {
     /// Run the service.
     Daemon(daemon::Args),
+    /// Hold the kernel guard beside the daemon, also while that is dead.
+    Guard(guard::Args),
     /// Start a command as an agent, in a guarded cgroup and a jail.
     Run(run::Launch),
     /// Make a systemd service an agent in a jail, from its next start on.
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Daemon(args) => daemon::run(&args),
+        Command::Guard(args) => guard::run(&args),
         Command::Run(args) => run::launch(args),
         Command::Attach(args) => attach::attach(&args),
         Command::Detach(args) => attach::detach(&args),

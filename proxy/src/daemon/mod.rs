@@ -4,6 +4,7 @@
 //! listener last, when every answer it needs is there. On the way down: stop accepting, let sessions finish, cut what stays,
 //! close the record. The kernel guard stays in place throughout. INVARIANT: nothing is accepted before the record is open.
 
+mod guarding;
 mod notify;
 mod placing;
 mod services;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub use self::guarding::run as guard;
 pub use self::watching::recorded;
 
 use self::notify::Notifier;
@@ -31,7 +33,7 @@ use crate::config::{Config, MetricsAddress};
 use crate::control::{Metrics, MetricsListener, Server, Services};
 use crate::gate::{Gate, Turned};
 use crate::identity::{ProcessOrigin, Resolver, Steps};
-use crate::intercept::{Connection, Guard, Listener};
+use crate::intercept::{Connection, Guard, Listener, voice_of};
 use crate::net::reset_on_close;
 use crate::policy::Live;
 use crate::protocol::contract::Serve;
@@ -103,11 +105,20 @@ pub enum DaemonError {
     },
 }
 
+/// Who holds the kernel guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// The guard process; without one the daemon does not start.
+    GuardProcess,
+    /// The guard process if there is one, else the daemon itself.
+    Whoever,
+}
+
 /// Runs the daemon until it is told to end.
 ///
 /// # Errors
 /// When it cannot start. What was guarded before still is.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(config: Config, holder: Holder) -> Result<(), DaemonError> {
     let clock = Clock::system();
     let shutdown = Shutdown::default();
     let notifier = Notifier::from_environment();
@@ -116,7 +127,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let _sole = sole(&config.runtime_dir.join("daemon.lock"))?;
     directory(&config.identity.steps, 0o700)?;
     let log = Log::open(&config.audit, &clock, &shutdown)?;
-    let (sessions, running, guard) = build(&config, &clock, &shutdown, &log).await?;
+    let guard = Arc::new(guard_of(&config, holder)?);
+    let (sessions, running) = build(&config, &clock, &shutdown, &log, &guard).await?;
     let listener = guard.listen()?;
     watchers::start(&sessions, &running, &guard)?;
     // Before anybody can see that the daemon runs, and tell it to stop.
@@ -151,19 +163,33 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Builds every room and the kernel guard.
+/// The kernel guard, held by one process: this one, or the one that is followed.
+fn guard_of(config: &Config, holder: Holder) -> Result<Guard, DaemonError> {
+    let socket = voice_of(&config.runtime_dir);
+    match (Guard::follow(&config.intercept, &socket)?, holder) {
+        (Some(guard), Holder::GuardProcess | Holder::Whoever) => Ok(guard),
+        (None, Holder::Whoever) => Ok(Guard::install(&config.intercept)?),
+        (None, Holder::GuardProcess) => {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::NotFound, "it does not run: start `chaperone guard`");
+            Err(DaemonError::Io { what: "the kernel guard", source })
+        }
+    }
+}
+
+/// Builds every room.
 async fn build(
     config: &Config,
     clock: &Clock,
     shutdown: &Shutdown,
     log: &Log,
-) -> Result<(Sessions, Arc<Running>, Arc<Guard>), DaemonError> {
+    guard: &Arc<Guard>,
+) -> Result<(Sessions, Arc<Running>), DaemonError> {
     let policy = Live::open(&config.policy)?;
     let queue = Queue::open(&config.approval, clock)?;
     services::record_tickets(&queue, &log.appender());
     let authority = Arc::new(Authority::open(&config.tls, clock)?);
     let analyzer = Analyzer::start(&config.sql, shutdown)?;
-    let guard = Arc::new(Guard::install(&config.intercept)?);
     let resolver = Resolver::start(&config.identity, clock, shutdown).await?;
     let targets = Targets::new(config.resources.clone());
     targets.look_up().await;
@@ -192,14 +218,14 @@ async fn build(
         resolver,
         registry: sessions.registry.clone(),
         quarantine: sessions.quarantine.clone(),
-        guard: Arc::clone(&guard),
+        guard: Arc::clone(guard),
         appender: log.appender(),
         intercept: config.intercept.clone(),
         launchers: config.jail.launchers.clone(),
         steps: Steps::new(&config.identity.steps, &config.identity.parent),
         started_at: clock.now(),
     });
-    Ok((sessions, running, guard))
+    Ok((sessions, running))
 }
 
 /// Accepts until a signal says stop; returns why.

@@ -9,12 +9,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, raise};
+
 use super::services::Running;
 use crate::audit::{Event, KernelCounts};
 use crate::intercept::{AccountCounts, InterceptError};
 
-/// How often the guard is read back.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the guard is read back: twice a second, so that an alarm comes within two even on a busy host.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often accounts whose cgroup is gone are closed: they must look the same twice.
 const CLOSE_EVERY: Duration = Duration::from_secs(20);
 
@@ -25,6 +27,17 @@ pub(super) async fn guard(running: &Running) {
     loop {
         look.tick().await;
         broken = is_broken(running, broken);
+        if running.guard.lost_tables() {
+            let problem =
+                "the guard process made the kernel's tables anew; this daemon ends, to be started again";
+            tracing::error!("{problem}");
+            running.note(&Event::GuardBroken { problem: Cow::Borrowed(problem), frozen: false });
+            // As if told to: sessions are let go in order.
+            if let Err(error) = raise(Signal::SIGTERM) {
+                tracing::error!(%error, "this daemon serves nobody and does not end");
+            }
+            return;
+        }
     }
 }
 
@@ -44,18 +57,18 @@ fn is_broken(running: &Running, was_broken: bool) -> bool {
         }
         Err(error) => {
             // Each second anew: an agent that started meanwhile must stop, too.
-            let frozen = running.guard.freeze(true);
+            let frozen = running.guard.stop_agents();
             if !was_broken {
                 let problem = told(&error);
-                tracing::error!(%problem, frozen = frozen.is_ok(), "the kernel guard is not whole");
-                running.note(&Event::GuardBroken { problem: Cow::Owned(problem), frozen: frozen.is_ok() });
+                tracing::error!(%problem, frozen, "the kernel guard is not whole");
+                running.note(&Event::GuardBroken { problem: Cow::Owned(problem), frozen });
             }
             true
         }
     }
 }
 
-fn told(error: &InterceptError) -> String {
+pub(super) fn told(error: &InterceptError) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -94,9 +94,18 @@ impl Tree {
     /// # Errors
     /// When this process is in no cgroup2 cgroup.
     pub fn own(&self) -> Result<PathBuf, InterceptError> {
-        let text = fs::read_to_string("/proc/self/cgroup").map_err(|source| InterceptError::Cgroup {
+        Self::of(std::process::id())
+    }
+
+    /// Path below the mount of the cgroup that a process is in.
+    ///
+    /// # Errors
+    /// When it is in no cgroup2 cgroup, or gone.
+    pub fn of(pid: u32) -> Result<PathBuf, InterceptError> {
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = fs::read_to_string(&path).map_err(|source| InterceptError::Cgroup {
             action: "read",
-            path: PathBuf::from("/proc/self/cgroup"),
+            path,
             source,
         })?;
         own_in(&text).ok_or(InterceptError::NoCgroup2)
@@ -129,6 +138,11 @@ impl Cgroup {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether it still exists; one that was made anew under the same name is another.
+    pub(super) fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|facts| facts.ino() == self.id)
     }
 
     /// Refuses a cgroup that others than root may rearrange: its agents could be moved out.

@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use aya::Ebpf;
 use proxy_common::account::{
     ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
 };
@@ -39,17 +40,20 @@ pub(super) struct Fitting<'a> {
     pub(super) pins: &'a Pins,
     pub(super) tables: &'a Tables,
     pub(super) parent: &'a Cgroup,
-    pub(super) daemon: &'a Cgroup,
+    /// None while there is no daemon.
+    pub(super) daemon: Option<&'a Cgroup>,
     pub(super) generation: &'a Path,
     /// What was in effect before, and must be again: a kernel that took a program does not refuse it later.
     pub(super) before: &'a [Feature],
     /// Links that were made before: those still in place need not be made anew.
     pub(super) held: &'a [Link],
+    /// The programs, once they are loaded: what is loaded already is attached at once.
+    pub(super) object: &'a mut Option<Ebpf>,
 }
 
 impl Fitting<'_> {
     /// Attaches what is missing, everything if need be, and retires other sets. The links keep it in place, pinned or not.
-    pub(super) fn fit(&self) -> Result<(Vec<Link>, Vec<Feature>), InterceptError> {
+    pub(super) fn fit(mut self) -> Result<(Vec<Link>, Vec<Feature>), InterceptError> {
         let about = Parent { cgroup_id: self.parent.id(), level: self.tree.level(self.parent), flags: 0 };
         let mut links = match take_over(self.generation, self.parent, self.tables) {
             Some(links) => {
@@ -59,7 +63,9 @@ impl Fitting<'_> {
             }
             None => self.attach_all(about)?,
         };
-        links.push((ACCEPTED, self.follow(ACCEPTED, self.daemon)?));
+        if let Some(daemon) = self.daemon {
+            links.push((ACCEPTED, self.follow((ACCEPTED, daemon))?));
+        }
         links.extend(self.watch_sockets()?);
         let optional = Optional {
             tables: self.tables,
@@ -74,48 +80,14 @@ impl Fitting<'_> {
         Ok((links, features))
     }
 
-    /// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
-    fn follow(&self, hook: Hook, cgroup: &Cgroup) -> Result<OwnedFd, InterceptError> {
-        let generation = self.generation;
-        if let Some(link) = programs::reopen(hook, cgroup, generation)
-            && programs::status(hook, cgroup, generation).effective
-        {
-            return Ok(link);
-        }
-        let (name, _) = hook;
-        let old = generation.join(name);
-        if old.exists() {
-            pins::remove(&old)?;
-        }
-        if let Some(link) = keep(self.held, hook, cgroup, generation) {
-            return Ok(link);
-        }
-        programs::attach(&mut programs::load(self.tables)?, hook, cgroup, generation)
-    }
-
-    /// Attaches the sentinel to the root of the tree, or takes it away.
-    fn watch_sockets(&self) -> Result<Vec<Link>, InterceptError> {
-        let root = self.tree.root()?;
-        match self.settings.sentinel {
-            Sentinel::On => {
-                SENTINEL.into_iter().map(|hook| self.follow(hook, &root).map(|link| (hook, link))).collect()
-            }
-            Sentinel::Off => {
-                let pinned = SENTINEL.into_iter().map(|(name, _)| self.generation.join(name));
-                pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
-                Ok(Vec::new())
-            }
-        }
-    }
-
-    fn attach_all(&self, about: Parent) -> Result<Vec<Link>, InterceptError> {
+    fn attach_all(&mut self, about: Parent) -> Result<Vec<Link>, InterceptError> {
         let Self { settings, pins, tables, parent, generation, .. } = *self;
-        let mut object = programs::load(tables)?;
+        let object = loaded(self.object, tables)?;
         open_scope(tables, about, settings)?;
         let staging = pins.stage()?;
         let mut links = Vec::with_capacity(GUARDS.len());
         for hook in GUARDS {
-            links.push((hook, programs::attach(&mut object, hook, parent, &staging)?));
+            links.push((hook, programs::attach(object, hook, parent, &staging)?));
         }
         pins.commit(&staging, generation)?;
         let missing: Vec<&str> = GUARDS
@@ -129,6 +101,46 @@ impl Fitting<'_> {
         } else {
             Err(InterceptError::Unguarded { missing: missing.join(", ") })
         }
+    }
+
+    /// Attaches a program to a cgroup that may be another one than at the last start: a service manager makes the daemon's anew.
+    fn follow(&mut self, (hook, cgroup): (Hook, &Cgroup)) -> Result<OwnedFd, InterceptError> {
+        if let Some(link) = programs::reopen(hook, cgroup, self.generation)
+            && programs::status(hook, cgroup, self.generation).effective
+        {
+            return Ok(link);
+        }
+        let (name, _) = hook;
+        let old = self.generation.join(name);
+        if old.exists() {
+            pins::remove(&old)?;
+        }
+        if let Some(link) = keep(self.held, hook, cgroup, self.generation) {
+            return Ok(link);
+        }
+        programs::attach(loaded(self.object, self.tables)?, hook, cgroup, self.generation)
+    }
+
+    /// Attaches the sentinel to the root of the tree, or takes it away.
+    fn watch_sockets(&mut self) -> Result<Vec<Link>, InterceptError> {
+        let root = self.tree.root()?;
+        match self.settings.sentinel {
+            Sentinel::On => {
+                SENTINEL.into_iter().map(|hook| self.follow((hook, &root)).map(|link| (hook, link))).collect()
+            }
+            Sentinel::Off => {
+                let pinned = SENTINEL.into_iter().map(|(name, _)| self.generation.join(name));
+                pinned.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))?;
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+fn loaded<'o>(object: &'o mut Option<Ebpf>, tables: &Tables) -> Result<&'o mut Ebpf, InterceptError> {
+    match object {
+        Some(object) => Ok(object),
+        None => Ok(object.insert(programs::load(tables)?)),
     }
 }
 

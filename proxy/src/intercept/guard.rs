@@ -2,7 +2,8 @@
 //!
 //! `install` leaves one complete set of programs pinned on the agents' parent and the daemon in a cgroup of its own; `mend`
 //! puts back what somebody took away since. Programs, tables and pins are held by descriptor as well, so a pin that is
-//! unlinked or a file system that is unmounted detaches nothing while the guard lives.
+//! unlinked or a file system that is unmounted detaches nothing while the guard lives. `stand` does the same for a process that
+//! is not the daemon; the daemon then `follow`s it, see `follow`.
 //! INVARIANT: no step detaches anything before its replacement is in effect; a failure leaves the old guard.
 //! Not done here: telling whether processes already below the parent hold older sockets.
 
@@ -12,84 +13,136 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use aya::Ebpf;
 use parking_lot::Mutex;
 use proxy_common::account::{DRAINING, Parent};
 
 use super::Settings;
 use super::accounts::{AccountCounts, Accounts};
 use super::cgroup::{Cgroup, Tree};
+use super::changes::Changes;
 use super::error::InterceptError;
 use super::events::{Counters, Events};
 use super::fitting::{self, Fitting, Link, daemon_place, needed, settle};
+use super::follow::Voice;
 use super::listener::Listener;
 use super::maps::{Held, PARENT, Tables};
 use super::optional::{self, Feature};
 use super::pins::Pins;
 use super::programs::{self, ACCEPTED, ProgramStatus};
+use super::sys;
 use super::unreachable::Unreachable;
 
 /// The installed guard. Dropping it leaves everything in place.
 #[derive(Debug)]
 pub struct Guard {
-    settings: Settings,
-    tree: Tree,
-    pins: Pins,
-    tables: Tables,
-    daemon: Cgroup,
-    counts_are_new: bool,
-    place: Mutex<Place>,
+    pub(super) settings: Settings,
+    pub(super) tree: Tree,
+    pub(super) pins: Pins,
+    pub(super) tables: Tables,
+    pub(super) counts_are_new: bool,
+    pub(super) place: Mutex<Place>,
+    /// The process that holds the guard, when it is not this one.
+    pub(super) voice: Option<Voice>,
 }
 
 /// Where the guard is now: the agents' parent may be made anew.
 #[derive(Debug)]
-struct Place {
-    parent: Cgroup,
-    generation: PathBuf,
+pub(super) struct Place {
+    pub(super) parent: Cgroup,
+    /// The daemon's own cgroup, once there is a daemon.
+    pub(super) daemon: Option<Cgroup>,
+    pub(super) generation: PathBuf,
+    /// The programs, if this process loaded them.
+    pub(super) object: Option<Ebpf>,
     /// Held so that the programs outlive their pins.
-    links: Vec<Link>,
+    pub(super) links: Vec<Link>,
     /// Which of the optional programs the kernel took.
-    features: Vec<Feature>,
+    pub(super) features: Vec<Feature>,
     /// Held so that the tables do.
-    tables: Vec<Held>,
-    /// Held so that no other daemon guards the same agents, or retires these pins.
-    claims: [File; 2],
+    pub(super) tables: Vec<Held>,
+    /// Held so that nobody else guards the same agents, or retires these pins. None where another process does.
+    pub(super) claims: Option<[File; 2]>,
 }
 
 impl Guard {
-    /// Puts the guard in place, or takes over the one that is.
+    /// Puts the guard in place for the daemon that this process is, or takes over the one that is.
     ///
     /// # Errors
     /// When anything is missing; what was guarded before still is.
     pub fn install(settings: &Settings) -> Result<Self, InterceptError> {
         refuse_ephemeral(settings.port)?;
         let tree = Tree::find()?;
+        let daemon = settle(&tree, &settings.parent)?;
+        Self::put(settings, tree, Some(daemon))
+    }
+
+    /// The same for a process that is not the daemon: whatever daemon was served before still is.
+    ///
+    /// # Errors
+    /// As [`Guard::install`].
+    pub fn stand(settings: &Settings) -> Result<Self, InterceptError> {
+        refuse_ephemeral(settings.port)?;
+        let tree = Tree::find()?;
+        let served = Pins::new(&settings.pin_dir).everything()?.into_iter().find_map(|generation| {
+            let link = sys::open_pin(&generation.join(ACCEPTED.0)).ok()?;
+            let id = sys::link_facts(&link).ok()?.cgroup_id;
+            Cgroup::below(&tree.root().ok()?, id)
+        });
+        let guard = Self::put(settings, tree, served)?;
+        // Whatever must be put back is put back without the verifier's time.
+        let ready = programs::ready(&guard.tables)?;
+        guard.place.lock().object = Some(ready);
+        Ok(guard)
+    }
+
+    fn put(settings: &Settings, tree: Tree, daemon: Option<Cgroup>) -> Result<Self, InterceptError> {
         let parent = tree.create(&settings.parent)?;
         parent.require_roots_own()?;
-        let daemon = settle(&tree, &settings.parent)?;
         let pins = Pins::new(&settings.pin_dir);
         pins.prepare()?;
-        let claims = [pins.claim()?, parent.claim()?];
+        let claims = Some([pins.claim()?, parent.claim()?]);
         let tables = Tables::in_directory(&pins.maps());
         let counted = Accounts::open(&tables).and_then(|accounts| accounts.counts());
         let counts_are_new = counted.is_ok_and(|counted| !counted.is_empty()).not();
         let generation = pins.generation(programs::OBJECT, parent.id());
+        let mut object = None;
         let (links, features) = Fitting {
             settings,
             tree: &tree,
             pins: &pins,
             tables: &tables,
             parent: &parent,
-            daemon: &daemon,
+            daemon: daemon.as_ref(),
             generation: &generation,
             before: &[],
             held: &[],
+            object: &mut object,
         }
         .fit()?;
         let gone = parent.sweep(&Accounts::open(&tables)?.quarantined()?);
         tracing::info!(parent = %parent.path().display(), swept = gone, "agents are guarded");
-        let place = Place { parent, generation, links, features, tables: tables.hold()?, claims };
-        let place = Mutex::new(place);
-        Ok(Self { settings: settings.clone(), tree, pins, tables, daemon, counts_are_new, place })
+        // Whoever stopped them because the guard was not whole may have died since.
+        parent.freeze(false)?;
+        let held = tables.hold()?;
+        let place =
+            Mutex::new(Place { parent, daemon, generation, object, links, features, tables: held, claims });
+        Ok(Self { settings: settings.clone(), tree, pins, tables, counts_are_new, place, voice: None })
+    }
+
+    /// Serves another daemon: the one in this cgroup, given as its path below the mount.
+    ///
+    /// # Errors
+    /// When it is no place for a daemon, or the program cannot be put there.
+    pub fn serve(&self, own: &Path) -> Result<(), InterceptError> {
+        let cgroup = self.tree.open(own)?;
+        let mut place = self.place.lock();
+        if cgroup.path().starts_with(place.parent.path()) || cgroup.path() == self.tree.mount() {
+            let source = std::io::Error::other("a daemon lives neither among the agents nor at the root");
+            return Err(InterceptError::Cgroup { action: "serve", path: cgroup.path().to_owned(), source });
+        }
+        place.daemon = Some(cgroup);
+        self.refit(&mut place)
     }
 
     /// Puts back whatever was taken away since: pins, programs, the agents' parent. Returns what was missing, which is empty
@@ -98,7 +151,12 @@ impl Guard {
     /// # Errors
     /// When something cannot be put back; what is still in place stays.
     pub fn mend(&self) -> Result<Vec<&'static str>, InterceptError> {
+        if let Some(voice) = &self.voice {
+            return self.hear(voice);
+        }
         let mut place = self.place.lock();
+        // A service manager removes a stopped daemon's cgroup: nothing is missing then.
+        place.daemon = place.daemon.take().filter(Cgroup::is_there);
         let missing: Vec<&'static str> = self
             .read_back(&place)
             .into_iter()
@@ -111,33 +169,45 @@ impl Guard {
         }
         parent.require_roots_own()?;
         self.pins.prepare()?;
-        if identity(&place.claims[0])? != identity(&File::open(self.pins.root()).map_err(trouble)?)? {
-            place.claims[0] = self.pins.claim()?;
+        let is_new = parent.id() != place.parent.id();
+        if let Some([pins, cgroup]) = &mut place.claims {
+            if identity(pins)? != identity(&File::open(self.pins.root()).map_err(trouble)?)? {
+                *pins = self.pins.claim()?;
+            }
+            if is_new {
+                *cgroup = parent.claim()?;
+            }
         }
-        if parent.id() != place.parent.id() {
-            place.claims[1] = parent.claim()?;
+        if is_new {
             place.generation = self.pins.generation(programs::OBJECT, parent.id());
             place.parent = parent;
         }
+        self.refit(&mut place)?;
+        Ok(missing)
+    }
+
+    fn refit(&self, place: &mut Place) -> Result<(), InterceptError> {
         for table in &place.tables {
             table.pin_again(&self.tables)?;
         }
         fitting::pin_again(&place.links, &place.generation)?;
+        let Place { parent, daemon, generation, object, links: held, features: before, .. } = place;
         let (links, features) = Fitting {
             settings: &self.settings,
             tree: &self.tree,
             pins: &self.pins,
             tables: &self.tables,
-            parent: &place.parent,
-            daemon: &self.daemon,
-            generation: &place.generation,
-            before: &place.features,
-            held: &place.links,
+            parent,
+            daemon: daemon.as_ref(),
+            generation,
+            before,
+            held,
+            object,
         }
         .fit()?;
         place.links = links;
         place.features = features;
-        Ok(missing)
+        Ok(())
     }
 
     /// Stops every agent's processes, or lets them go on: for the time that the guard cannot be mended.
@@ -158,6 +228,15 @@ impl Guard {
         let parent = table.get(&0, 0).map_err(failed)?;
         let flags = if on { parent.flags | DRAINING } else { parent.flags & !DRAINING };
         table.set(0, Parent { flags, ..parent }, 0).map_err(failed)
+    }
+
+    /// Word of cgroups that are made or removed beside the agents' one. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no watch.
+    pub fn changes(&self) -> Result<Changes, InterceptError> {
+        let parent = self.parent();
+        Changes::of(parent.path().parent().unwrap_or(self.tree.mount()))
     }
 
     /// Whether the kernel's counts began with this guard: what happened before is in none of them.
@@ -225,15 +304,19 @@ impl Guard {
     /// What the kernel says about every program now.
     #[must_use]
     pub fn effective(&self) -> Vec<ProgramStatus> {
-        self.read_back(&self.place.lock())
+        match &self.voice {
+            Some(voice) => voice.programs().unwrap_or_else(|| self.attached()),
+            None => self.read_back(&self.place.lock()),
+        }
     }
 
-    fn read_back(&self, place: &Place) -> Vec<ProgramStatus> {
+    pub(super) fn read_back(&self, place: &Place) -> Vec<ProgramStatus> {
+        let daemon = place.daemon.iter().map(|daemon| programs::status(ACCEPTED, daemon, &place.generation));
         let taken = optional::taken(&self.settings, &place.features);
         needed(&self.settings)
             .chain(taken)
             .map(|hook| programs::status(hook, &place.parent, &place.generation))
-            .chain([programs::status(ACCEPTED, &self.daemon, &place.generation)])
+            .chain(daemon)
             .collect()
     }
 
@@ -247,12 +330,6 @@ impl Guard {
     #[must_use]
     pub fn parent(&self) -> Cgroup {
         self.place.lock().parent.clone()
-    }
-
-    /// The daemon's own cgroup.
-    #[must_use]
-    pub fn daemon(&self) -> &Cgroup {
-        &self.daemon
     }
 }
 

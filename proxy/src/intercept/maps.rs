@@ -112,6 +112,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// The kernel's number for it; one that was made anew has another.
+    pub(super) fn id(&self) -> u32 {
+        self.table.info().map_or(0, |facts| facts.id())
+    }
+
     /// Pins it where it belongs, if nothing is pinned there.
     pub(super) fn pin_again(&self, tables: &Tables) -> Result<(), InterceptError> {
         let pin = tables.pin(self.name);

@@ -12,10 +12,12 @@
 
 mod accounts;
 mod cgroup;
+mod changes;
 mod destination;
 mod error;
 mod events;
 mod fitting;
+mod follow;
 mod guard;
 mod listener;
 mod maps;
@@ -29,13 +31,16 @@ use std::path::PathBuf;
 
 pub use accounts::{AccountCounts, Accounts};
 pub use cgroup::{Cgroup, Tree};
+pub use changes::Changes;
 pub use destination::Origin;
 pub use error::InterceptError;
 pub use events::{Counters, DenyEvent, Events};
+pub use follow::{Hello, Line, Word, voice_of};
 pub use guard::{Guard, counts, effective, uninstall};
 pub use listener::{Connection, Listener};
 pub use optional::Feature;
 pub use programs::ProgramStatus;
+pub use proxy_common::ABI as LAYOUT;
 pub use proxy_common::event::Reason;
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
 pub use unreachable::Unreachable;

@@ -68,7 +68,7 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
     let mut all = Vec::new();
     if settings.ingress == Ingress::Closed {
         all.push(Candidate {
-            hook: ("agent_ingress", 0),
+            hook: (INGRESS, 0),
             purpose: INBOUND,
             place: Place::Agents,
             kind: BPF_PROG_TYPE_CGROUP_SKB,
@@ -89,9 +89,11 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
     all
 }
 
+const INGRESS: &str = "agent_ingress";
+
 /// Every optional program there is: what is not asked for is taken away.
-const NAMES: [&str; 5] =
-    ["agent_ingress", "agent_unixconn", "agent_unixsend", "sentinel_uconn", "sentinel_usend"];
+pub(super) const NAMES: [&str; 5] =
+    [INGRESS, "agent_unixconn", "agent_unixsend", "sentinel_uconn", "sentinel_usend"];
 
 /// Hooks of what the settings demand.
 pub(super) fn demanded(settings: &Settings) -> impl Iterator<Item = Hook> {
@@ -106,6 +108,13 @@ pub(super) fn wanted(settings: &Settings) -> impl Iterator<Item = Hook> {
 /// Hooks of what the settings ask for and the kernel took.
 pub(super) fn taken(settings: &Settings, features: &[Feature]) -> impl Iterator<Item = Hook> {
     wanted(settings).filter(|(name, _)| was_taken(name, features))
+}
+
+/// An optional program as another process tells of it.
+pub(super) fn heard((name, refused): &(String, Option<String>)) -> Option<Feature> {
+    let name = NAMES.into_iter().find(|known| known == name)?;
+    let purpose = if name == INGRESS { INBOUND } else { LOCAL };
+    Some(Feature { name, purpose, refused: refused.clone() })
 }
 
 fn was_taken(name: &str, features: &[Feature]) -> bool {

@@ -134,6 +134,11 @@ impl Pins {
         Ok(found)
     }
 
+    /// Everything in the directory, of whatever layout.
+    pub(super) fn everything(&self) -> Result<Vec<PathBuf>, InterceptError> {
+        entries(&self.root)
+    }
+
     fn set_aside(&self, directory: &Path) -> Result<(), InterceptError> {
         let free = (0_u16..=u16::MAX)
             .map(|number| self.root.join(format!("{STALE}-{number}")))

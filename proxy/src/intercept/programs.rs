@@ -89,9 +89,7 @@ pub(super) fn attach(
     let (name, _) = hook;
     let failed = |source: ProgramError| refused(name, source.into());
     let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::NotLoaded))?;
-    if program.fd().is_err() {
-        load_program(program).map_err(failed)?;
-    }
+    load_once(program).map_err(failed)?;
     fasten(program.fd().map_err(failed)?, hook, cgroup, directory)
 }
 
@@ -110,8 +108,22 @@ pub(super) fn fasten(
     Ok(link)
 }
 
+/// Has the kernel accept every program now, so that attaching one later takes no time.
+pub(super) fn ready(tables: &Tables) -> Result<Ebpf, InterceptError> {
+    let mut object = load(tables)?;
+    for (name, _) in GUARDS.into_iter().chain(SENTINEL).chain([ACCEPTED]) {
+        let program = object.program_mut(name).ok_or(ProgramError::NotLoaded);
+        program.and_then(load_once).map_err(|source| refused(name, source.into()))?;
+    }
+    Ok(object)
+}
+
 pub(super) fn refused(program: &'static str, source: EbpfError) -> InterceptError {
     InterceptError::Load { program, source: Box::new(source) }
+}
+
+fn load_once(program: &mut Program) -> Result<(), ProgramError> {
+    if program.fd().is_ok() { Ok(()) } else { load_program(program) }
 }
 
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {

@@ -223,6 +223,14 @@ pub(super) fn watch(ring: Ring) -> io::Result<AsyncFd<Ring>> {
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
 }
 
+/// Lets the runtime watch a descriptor; outside a runtime that is an error.
+pub(super) fn watch_descriptor(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    Handle::try_current().map_err(io::Error::other)?;
+    // SAFETY: the `AsyncFd` owns the one descriptor and is deregistered before that is closed.
+    // JUSTIFICATION: tokio leaves this promise to the caller.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
+}
+
 /// Cookie of the network namespace `socket` lives in.
 pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
