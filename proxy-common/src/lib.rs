@@ -13,6 +13,7 @@ pub mod event;
 pub mod flow;
 pub mod limits;
 pub mod scope;
+pub mod sight;
 pub mod unreachable;
 
 /// Version of the shared layout; part of every pin path.

@@ -6,6 +6,12 @@
 /// Network namespaces with a proxy: one for the host and one per container; no host runs more.
 pub const SCOPES_MAX: usize = 4096;
 
+/// Namespaces without a proxy that were told to the daemon lately. The least recent one gives way, and is told again.
+pub const SIGHTED_MAX: usize = 1024;
+
+/// Bytes of the ring of sightings: 64 KiB hold over 2000, more than a host's containers start at once.
+pub const SIGHTS_BYTES: usize = 65_536;
+
 /// Accounts: agents and units that ran since the daemon last cleared away those that are gone. A full table denies the new
 /// account's connections, for what is not counted cannot be checked.
 pub const ACCOUNTS_MAX: usize = 16_384;

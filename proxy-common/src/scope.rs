@@ -2,6 +2,10 @@
 //!
 //! INVARIANT: a namespace without a record has no proxy, and every program denies there.
 
+/// Key of the record that says which ports are the proxy's in every namespace, known or not: no agent may bind them anywhere.
+/// No namespace has this cookie.
+pub const EVERYWHERE: u64 = 0;
+
 /// The proxy of one network namespace; the key is the namespace's cookie.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,6 +56,13 @@ impl Caller {
     }
 }
 
+/// Process (thread group) and thread that run now.
+#[inline(always)]
+pub fn caller_thread() -> (u32, u32) {
+    let pid_tgid = unsafe { helpers::bpf_get_current_pid_tgid() };
+    ((pid_tgid >> 32) as u32, pid_tgid as u32)
+}
+
 /// Nanoseconds since boot, sleep included.
 #[inline(always)]
 pub fn boot_ns() -> u64 {

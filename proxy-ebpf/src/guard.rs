@@ -13,7 +13,7 @@ use proxy_common::flow::mapped;
 use crate::account::{self, Standing};
 use crate::context::{Address, Packet, SockOption, Socket};
 use crate::denial::{self, ALLOW};
-use crate::{listeners, maps};
+use crate::{listeners, maps, sighting};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
@@ -32,18 +32,21 @@ const HEAD6: usize = 44;
 #[inline(always)]
 pub fn socket_kind(ctx: &Socket) -> i32 {
     match (ctx.kind(), ctx.protocol()) {
-        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) | (SOCK_DGRAM, IPPROTO_UDP) => ALLOW,
+        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) | (SOCK_DGRAM, IPPROTO_UDP) => {
+            sighting::note(ctx.netns_cookie());
+            ALLOW
+        }
         _ => denial::socket(ctx, Reason::SocketKind, 0),
     }
 }
 
-/// The proxy's port belongs to the proxy, above all while it is down.
+/// The proxy's port belongs to the proxy, above all while it is down, and in namespaces where it is not yet.
 #[inline(always)]
 pub fn bound_port(ctx: &Socket) -> i32 {
     let port = ctx.port();
-    match maps::proxy_port(ctx.netns_cookie()) {
+    match maps::port_everywhere().or(maps::proxy_port(ctx.netns_cookie())) {
         Some(taken) if u32::from(taken) == port => denial::socket(ctx, Reason::ProxyPort, port),
-        // Without a proxy in this namespace there is no port to protect, and no packet gets out.
+        // Without any proxy there is no port to protect, and no packet gets out.
         Some(_) | None => {
             listeners::bound(ctx);
             ALLOW

@@ -22,6 +22,7 @@ mod local;
 mod maps;
 mod redirect;
 mod sentinel;
+mod sighting;
 mod unreachable;
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};

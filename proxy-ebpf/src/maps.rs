@@ -1,7 +1,7 @@
 //! The kernel's tables and the only functions that touch them.
 //!
 //! Each table is pinned by the daemon under a path that carries the layout's version, and outlives it.
-//! INVARIANT: no verdict depends on `EVENTS` or `COUNTERS`; a failed write there changes nothing else.
+//! INVARIANT: no verdict depends on `EVENTS`, `COUNTERS`, `SIGHTED` or `SIGHTS`; a failed write there changes nothing else.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr::{from_ref, null_mut};
@@ -16,9 +16,11 @@ use proxy_common::account::{
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{BOUND, FlowKey, LOCAL, PROXY, Stamp};
 use proxy_common::limits::{
-    ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, UNREACHABLE_MAX,
+    ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, SIGHTED_MAX, SIGHTS_BYTES,
+    UNREACHABLE_MAX,
 };
-use proxy_common::scope::Scope;
+use proxy_common::scope::{EVERYWHERE, Scope};
+use proxy_common::sight::{Sight, TOLD_AGAIN_NS};
 use proxy_common::unreachable::{DestinationKey, Unreachable};
 
 use crate::context::{Address, release};
@@ -34,6 +36,13 @@ static FLOWS: HashMap<FlowKey, Stamp, FLOWS_MAX> = HashMap::new();
 
 #[btf_map]
 static SCOPES: HashMap<u64, Scope, SCOPES_MAX> = HashMap::new();
+
+/// When a namespace without a proxy was told last.
+#[btf_map]
+static SIGHTED: LruHashMap<u64, u64, SIGHTED_MAX> = LruHashMap::new();
+
+#[btf_map]
+static SIGHTS: RingBuf<Sight, SIGHTS_BYTES> = RingBuf::new();
 
 #[btf_map]
 static PARENT: Array<Parent, 1> = Array::new();
@@ -61,6 +70,25 @@ pub fn proxy_port(netns_cookie: u64) -> Option<u16> {
     let scope = unsafe { SCOPES.get(netns_cookie) }?;
     let port = scope.proxy_port;
     (port != 0).then_some(port)
+}
+
+/// Port of the proxy in all namespaces, those without one included.
+#[inline(always)]
+pub fn port_everywhere() -> Option<u16> {
+    proxy_port(EVERYWHERE)
+}
+
+/// Tells the daemon of a namespace without a proxy, unless it was told a moment ago.
+#[inline(always)]
+pub fn sight(sight: &Sight) {
+    // SAFETY: the value is a plain integer; a torn read is impossible.
+    if let Some(told) = unsafe { SIGHTED.get(sight.netns_cookie) }
+        && sight.at_ns.wrapping_sub(*told) < TOLD_AGAIN_NS
+    {
+        return;
+    }
+    // Told once too often or not at all: the next socket tells again.
+    if SIGHTED.insert(sight.netns_cookie, sight.at_ns, 0).is_ok() && SIGHTS.output(sight, 0).is_err() {}
 }
 
 /// The stamp of a socket that was let through. The pointer must be null or a full socket.

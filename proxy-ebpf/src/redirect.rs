@@ -13,7 +13,7 @@ use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
 use crate::denial::{self, ALLOW};
 use crate::maps::{self, Tally};
-use crate::{listeners, unreachable};
+use crate::{listeners, sighting, unreachable};
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -72,7 +72,10 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<Way, Reason> {
         return Err(Reason::PortZero);
     }
     let netns_cookie = ctx.netns_cookie();
-    let proxy_port = maps::proxy_port(netns_cookie).ok_or(Reason::NamespaceUnknown)?;
+    let Some(proxy_port) = maps::proxy_port(netns_cookie) else {
+        sighting::note(netns_cookie);
+        return Err(Reason::NamespaceUnknown);
+    };
     let socket = ctx.socket();
     if socket.is_null() {
         return Err(Reason::StampFailed);

@@ -254,6 +254,7 @@ mod tests {
                 pid: self.child.id(),
                 uid: 0,
                 connected_ns: u64::MAX,
+                netns: None,
             }
         }
     }

@@ -38,6 +38,8 @@ mod inbound;
 mod listeners;
 #[path = "intercept/local.rs"]
 mod local;
+#[path = "intercept/namespaces.rs"]
+mod namespaces;
 #[path = "intercept/sentinel.rs"]
 mod sentinel;
 

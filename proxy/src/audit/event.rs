@@ -163,6 +163,24 @@ pub enum Event<'a> {
         /// Whether the agents' processes could be stopped.
         frozen: bool,
     },
+    /// A network namespace that an agent is in now has a proxy.
+    NamespaceOpened {
+        /// Its cookie, as in the evidence of its connections.
+        netns: u64,
+        /// Name of the cgroup right below the agents' parent.
+        account: Cow<'a, str>,
+        /// The process that was seen in it.
+        pid: u32,
+    },
+    /// Network namespaces that an agent is in have no proxy: nothing gets out of them.
+    NamespaceRefused {
+        /// Name of the cgroup right below the agents' parent.
+        account: Cow<'a, str>,
+        /// Why.
+        reason: Cow<'a, str>,
+        /// How many times since the last such record.
+        count: u64,
+    },
     /// The kernel's counts per account begin here: older connections are in none of them.
     CountingStarted {
         /// Id of the agents' parent cgroup.

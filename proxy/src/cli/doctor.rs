@@ -101,6 +101,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.push(security_modules());
     findings.push(Finding::good("jail", crate::jail::outsiders()));
     findings.extend(guard(config));
+    findings.extend(uplinks(config));
     findings.extend(daemon(config));
     findings.extend(credentials(config));
     findings.extend(agents::findings(&config.intercept.parent));
@@ -169,6 +170,21 @@ fn guard(config: &Config) -> Vec<Finding> {
             "restart `chaperone daemon`; if it persists, another program holds the hook",
         )]
     }
+}
+
+/// Agents that could send past the guard, by rights that whoever started them gave them.
+fn uplinks(config: &Config) -> Vec<Finding> {
+    let found = intercept::uplinks(&config.intercept).unwrap_or_default();
+    let told = |one: intercept::Uplink| {
+        let intercept::Uplink { account, pid, rights, devices } = one;
+        let seen = format!(
+            "`{account}`: process {pid} may have {rights} over {}; what it sends that way is unseen",
+            devices.join(", ")
+        );
+        let fix = "start it without these capabilities, or give its container no network (`--network none`)";
+        Finding::bad("uplink", seen, fix)
+    };
+    found.into_iter().map(told).collect()
 }
 
 fn daemon(config: &Config) -> Vec<Finding> {

@@ -4,7 +4,9 @@
 //! listener last, when every answer it needs is there. On the way down: stop accepting, let sessions finish, cut what stays,
 //! close the record. The kernel guard stays in place throughout. INVARIANT: nothing is accepted before the record is open.
 
+mod arrivals;
 mod guarding;
+mod namespaces;
 mod notify;
 mod placing;
 mod services;
@@ -24,6 +26,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub use self::guarding::run as guard;
 pub use self::watching::recorded;
 
+use self::arrivals::Arrivals;
+use self::namespaces::Signs;
 use self::notify::Notifier;
 use self::services::{OutOfReach, Resolved, Running};
 use crate::approval::Queue;
@@ -33,7 +37,7 @@ use crate::config::{Config, MetricsAddress};
 use crate::control::{Metrics, MetricsListener, Server, Services};
 use crate::gate::{Gate, Turned};
 use crate::identity::{ProcessOrigin, Resolver, Steps};
-use crate::intercept::{Connection, Guard, Listener, voice_of};
+use crate::intercept::{Connection, Guard, voice_of};
 use crate::net::reset_on_close;
 use crate::policy::Live;
 use crate::protocol::contract::Serve;
@@ -129,7 +133,10 @@ pub async fn run(config: Config, holder: Holder) -> Result<(), DaemonError> {
     let log = Log::open(&config.audit, &clock, &shutdown)?;
     let guard = Arc::new(guard_of(&config, holder)?);
     let (sessions, running) = build(&config, &clock, &shutdown, &log, &guard).await?;
-    let listener = guard.listen()?;
+    let (namespaces, elsewhere) = guard.namespaces(&shutdown)?;
+    let mut arrivals = Arrivals::new(guard.listen()?, namespaces.clone(), elsewhere);
+    let signs = Signs { sights: guard.sights()?, births: guard.births()? };
+    namespaces::start((&namespaces, signs), &running, &shutdown).await?;
     watchers::start(&sessions, &running, &guard)?;
     // Before anybody can see that the daemon runs, and tell it to stop.
     let mut signals = Signals::listen()?;
@@ -154,8 +161,8 @@ pub async fn run(config: Config, holder: Holder) -> Result<(), DaemonError> {
     });
     notifier.ready();
     tracing::info!(port = config.intercept.port, "chaperone is ready");
-    let why = accept(&listener, &sessions, &running, &mut signals, &notifier).await;
-    take_the_rest(listener, &sessions, &guard).await;
+    let why = accept(&mut arrivals, &sessions, &running, &mut signals, &notifier).await;
+    take_the_rest(arrivals, &sessions, &guard).await;
     notifier.stopping();
     drain(&sessions, &shutdown).await;
     running.note(&Event::DaemonStopped { reason: why.into() });
@@ -230,7 +237,7 @@ async fn build(
 
 /// Accepts until a signal says stop; returns why.
 async fn accept(
-    listener: &Listener,
+    arrivals: &mut Arrivals,
     sessions: &Sessions,
     running: &Running,
     signals: &mut Signals,
@@ -248,7 +255,7 @@ async fn accept(
                 Err(problem) => tracing::error!(%problem, "reload refused; the old policy stays"),
             },
             _ = alive.tick() => notifier.alive(),
-            accepted = listener.accept() => match accepted {
+            accepted = arrivals.accept() => match accepted {
                 Ok(Connection { stream, origin }) => sessions.serve(Arrival {
                     stream,
                     destination: origin.destination,
@@ -258,6 +265,7 @@ async fn accept(
                         pid: origin.pid,
                         uid: origin.uid,
                         connected_ns: origin.connected_ns,
+                        netns: origin.netns,
                     },
                 }),
                 Err(error) => {
@@ -270,9 +278,9 @@ async fn accept(
 }
 
 /// Turns away what is on its way and closes the port. Nothing is counted by the kernel that is not recorded here.
-async fn take_the_rest(listener: Listener, sessions: &Sessions, guard: &Guard) {
+async fn take_the_rest(mut arrivals: Arrivals, sessions: &Sessions, guard: &Guard) {
     let draining = guard.drain(true);
-    while let Ok(Ok(Connection { stream, origin })) = tokio::time::timeout(LAST_CALL, listener.accept()).await
+    while let Ok(Ok(Connection { stream, origin })) = tokio::time::timeout(LAST_CALL, arrivals.accept()).await
     {
         let arrived = sessions.gate.arrived(origin.account, origin.destination);
         reset_on_close(&stream);
@@ -284,7 +292,7 @@ async fn take_the_rest(listener: Listener, sessions: &Sessions, guard: &Guard) {
             break;
         }
     }
-    drop(listener);
+    drop(arrivals);
     // Agents are told "connection refused" from here on, as when there is no daemon at all.
     if let Err(error) = draining.and_then(|()| guard.drain(false)) {
         tracing::warn!(%error, "connections that came while the port was closed may be missing in the record");

@@ -63,6 +63,7 @@ pub(super) fn gather(
         cgroup: cgroup.to_str().unwrap_or_default().to_owned(),
         cgroup_id: origin.cgroup_id,
         account: origin.account,
+        netns: origin.netns,
         ..Evidence::default()
     };
     // A process that is gone may have left its socket to a child; the cgroup still tells whose it is.
@@ -236,7 +237,7 @@ mod tests {
     use super::*;
 
     fn origin(pid: u32, connected_ns: u64) -> ProcessOrigin {
-        ProcessOrigin { cgroup_id: 7, account: 6, pid, uid: 1234, connected_ns }
+        ProcessOrigin { cgroup_id: 7, account: 6, pid, uid: 1234, connected_ns, netns: None }
     }
 
     #[test]

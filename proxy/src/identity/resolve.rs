@@ -39,6 +39,8 @@ pub struct ProcessOrigin {
     pub uid: u32,
     /// When `connect()` was called, in nanoseconds since boot with sleep: no honest caller started later.
     pub connected_ns: u64,
+    /// Cookie of the network namespace it connected in, if that is not the host's.
+    pub netns: Option<u64>,
 }
 
 /// A connection's agent and the evidence about its process.

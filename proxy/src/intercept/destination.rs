@@ -22,12 +22,13 @@ pub struct Origin {
     /// When `connect()` was called: nanoseconds since boot, sleep included (`CLOCK_BOOTTIME`). A process with
     /// this pid that started later (`/proc/PID/stat`, field 22, same clock) is another one.
     pub connected_ns: u64,
-    /// Cookie of the network namespace.
-    pub netns_cookie: u64,
+    /// Cookie of the network namespace the process connected in, if that is not the host's. The destination is to be read there:
+    /// loopback is that namespace's own.
+    pub netns: Option<u64>,
 }
 
 impl Origin {
-    pub(super) fn from_stamp(stamp: &Stamp) -> Self {
+    pub(super) fn from_stamp(stamp: &Stamp, host_netns: u64) -> Self {
         Self {
             destination: SocketAddr::new(address(stamp.address), stamp.port),
             cgroup_id: stamp.cgroup_id,
@@ -35,7 +36,7 @@ impl Origin {
             pid: stamp.pid,
             uid: stamp.uid,
             connected_ns: stamp.connected_ns,
-            netns_cookie: stamp.netns_cookie,
+            netns: (stamp.netns_cookie != host_netns).then_some(stamp.netns_cookie),
         }
     }
 }

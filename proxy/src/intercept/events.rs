@@ -45,7 +45,7 @@ pub struct Events {
 }
 
 /// aya's ring has no `Debug` of its own.
-pub(super) struct Ring(RingBuf<MapData>);
+pub(super) struct Ring(pub(super) RingBuf<MapData>);
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

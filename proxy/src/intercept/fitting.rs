@@ -14,7 +14,7 @@ use aya::Ebpf;
 use proxy_common::account::{
     ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
 };
-use proxy_common::scope::Scope;
+use proxy_common::scope::{EVERYWHERE, Scope};
 
 use super::accounts::Accounts;
 use super::cgroup::{Cgroup, Tree};
@@ -169,6 +169,7 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
         && Accounts::open(tables).is_ok()
         && tables.unreachable().is_ok()
         && tables.events().is_ok()
+        && tables.sights().is_ok()
         && tables.counters().is_ok();
     whole.then_some(links)
 }
@@ -208,12 +209,25 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
     // A quarantine outlives the daemon that was told of it.
     let about = Parent { flags: known.flags & ANY_QUARANTINED | watch | local, ..about };
     parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
+    let scope = scope(settings);
+    let mut scopes = tables.scopes()?;
+    [EVERYWHERE, own_netns()?]
+        .into_iter()
+        .try_for_each(|cookie| scopes.insert(cookie, scope, 0))
+        .map_err(|source| failed(SCOPES, source))
+}
+
+/// What the programs must know of the proxy in a namespace: the same in each.
+pub(super) fn scope(settings: &Settings) -> Scope {
+    Scope { proxy_port: settings.port, reserved: [0; 3] }
+}
+
+/// Cookie of the network namespace that this process is in: the host's.
+pub(super) fn own_netns() -> Result<u64, InterceptError> {
     let probe = TcpListener::bind(("127.0.0.1", 0));
-    let cookie = probe
+    probe
         .and_then(|socket| sys::netns_cookie(&socket))
-        .map_err(|source| InterceptError::Kernel { action: "identify the network namespace", source })?;
-    let scope = Scope { proxy_port: settings.port, reserved: [0; 3] };
-    tables.scopes()?.insert(cookie, scope, 0).map_err(|source| failed(SCOPES, source))
+        .map_err(|source| InterceptError::Kernel { action: "identify the network namespace", source })
 }
 
 /// The daemon's own cgroup: where it is, unless that is the root or among the agents.

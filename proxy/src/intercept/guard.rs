@@ -19,19 +19,23 @@ use proxy_common::account::{DRAINING, Parent};
 
 use super::Settings;
 use super::accounts::{AccountCounts, Accounts};
+use super::births::Births;
 use super::cgroup::{Cgroup, Tree};
 use super::changes::Changes;
 use super::error::InterceptError;
 use super::events::{Counters, Events};
-use super::fitting::{self, Fitting, Link, daemon_place, needed, settle};
+use super::fitting::{self, Fitting, Link, daemon_place, needed, own_netns, settle};
 use super::follow::Voice;
 use super::listener::Listener;
 use super::maps::{Held, PARENT, Tables};
+use super::namespaces::{Elsewhere, Namespaces};
 use super::optional::{self, Feature};
 use super::pins::Pins;
 use super::programs::{self, ACCEPTED, ProgramStatus};
+use super::sights::Sights;
 use super::sys;
 use super::unreachable::Unreachable;
+use crate::shutdown::Shutdown;
 
 /// The installed guard. Dropping it leaves everything in place.
 #[derive(Debug)]
@@ -250,7 +254,32 @@ impl Guard {
     /// # Errors
     /// When the port is taken.
     pub fn listen(&self) -> Result<Listener, InterceptError> {
-        Listener::bind(self.settings.port, self.tables.sockets()?)
+        Listener::bind(self.settings.port, self.tables.sockets()?, own_netns()?)
+    }
+
+    /// The other network namespaces that agents are in, and where connections from them arrive. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened.
+    pub fn namespaces(&self, shutdown: &Shutdown) -> Result<(Namespaces, Elsewhere), InterceptError> {
+        let about = (self.settings.parent.as_path(), fitting::scope(&self.settings));
+        Namespaces::open(about, own_netns()?, &self.tables, shutdown)
+    }
+
+    /// The stream of new cgroups of agents; one reader at a time. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel does not let them be watched.
+    pub fn births(&self) -> Result<Births, InterceptError> {
+        Births::watch(&self.settings.parent)
+    }
+
+    /// The stream of namespaces without a proxy in which an agent was seen; one reader at a time. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the ring cannot be opened.
+    pub fn sights(&self) -> Result<Sights, InterceptError> {
+        Sights::new(self.tables.sights()?)
     }
 
     /// The stream of the kernel's denials; one reader at a time. Needs a tokio runtime.
@@ -365,6 +394,15 @@ fn count(found: &[ProgramStatus]) -> usize {
 /// When there is no guard, or its tables cannot be read.
 pub fn counts(settings: &Settings) -> Result<Vec<AccountCounts>, InterceptError> {
     Accounts::open(&Tables::in_directory(&Pins::new(&settings.pin_dir).maps()))?.counts()
+}
+
+/// How many scopes the kernel's table holds: the host's, the one that stands for everywhere, and those of other namespaces.
+///
+/// # Errors
+/// When there is no guard, or its table cannot be read.
+pub fn scopes(settings: &Settings) -> Result<usize, InterceptError> {
+    let tables = Tables::in_directory(&Pins::new(&settings.pin_dir).maps());
+    Ok(tables.scopes()?.keys().filter(Result::is_ok).count())
 }
 
 /// Takes the guard away: pins, then the cgroups that are empty. Links that a living [`Guard`] holds go with it.

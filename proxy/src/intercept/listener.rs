@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use aya::maps::{MapData, MapError, SkStorage};
 use nix::libc;
@@ -29,18 +30,24 @@ pub struct Connection {
     pub origin: Origin,
 }
 
-/// The proxy's port on both loopback addresses.
+/// The proxy's port on both loopback addresses of one network namespace.
 #[derive(Debug)]
 pub struct Listener {
     v4: TcpListener,
     /// Absent on hosts without IPv6, where no agent can get there either.
     v6: Option<TcpListener>,
-    sockets: SkStorage<MapData, Stamp>,
+    sockets: Arc<SkStorage<MapData, Stamp>>,
+    /// Cookie of the host's network namespace: connections from others say so.
+    host_netns: u64,
 }
 
 impl Listener {
     /// To be called after the daemon is in its own cgroup: sockets keep the cgroup they were made in.
-    pub(super) fn bind(port: u16, sockets: SkStorage<MapData, Stamp>) -> Result<Self, InterceptError> {
+    pub(super) fn bind(
+        port: u16,
+        sockets: SkStorage<MapData, Stamp>,
+        host_netns: u64,
+    ) -> Result<Self, InterceptError> {
         let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
         let second = match listen(v6) {
@@ -52,7 +59,16 @@ impl Listener {
             Err(source) => return Err(InterceptError::Listen { address: v6, source }),
         };
         let first = listen(v4).map_err(|source| InterceptError::Listen { address: v4, source })?;
-        Ok(Self { v4: first, v6: second, sockets })
+        Ok(Self::of((first, second), Arc::new(sockets), host_netns))
+    }
+
+    /// Over sockets that listen already.
+    pub(super) fn of(
+        (v4, v6): (TcpListener, Option<TcpListener>),
+        sockets: Arc<SkStorage<MapData, Stamp>>,
+        host_netns: u64,
+    ) -> Self {
+        Self { v4, v6, sockets, host_netns }
     }
 
     /// The next connection of an agent. Cancel-safe: a connection is either returned or still queued.
@@ -88,7 +104,11 @@ impl Listener {
 
     fn origin(&self, stream: &TcpStream) -> Result<Origin, MapError> {
         let stamp = self.sockets.get(stream, 0)?;
-        if stamp.kind == PROXY { Ok(Origin::from_stamp(&stamp)) } else { Err(MapError::KeyNotFound) }
+        if stamp.kind == PROXY {
+            Ok(Origin::from_stamp(&stamp, self.host_netns))
+        } else {
+            Err(MapError::KeyNotFound)
+        }
     }
 }
 
@@ -115,7 +135,7 @@ fn reset(stream: &TcpStream) {
     }
 }
 
-fn lacks_ipv6(problem: &io::Error) -> bool {
+pub(super) fn lacks_ipv6(problem: &io::Error) -> bool {
     matches!(problem.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 

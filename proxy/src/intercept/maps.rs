@@ -24,9 +24,11 @@ pub(super) const PARENT: &str = "PARENT";
 pub(super) const ACCOUNTS: &str = "ACCOUNTS";
 pub(super) const QUARANTINED: &str = "QUARANTINED";
 pub(super) const UNREACHABLE: &str = "UNREACHABLE";
+pub(super) const SIGHTED: &str = "SIGHTED";
+pub(super) const SIGHTS: &str = "SIGHTS";
 /// Every table of the object; each is pinned.
-pub(super) const ALL: [&str; 9] =
-    [SOCKETS, FLOWS, SCOPES, PARENT, ACCOUNTS, QUARANTINED, UNREACHABLE, EVENTS, COUNTERS];
+pub(super) const ALL: [&str; 11] =
+    [SOCKETS, FLOWS, SCOPES, PARENT, ACCOUNTS, QUARANTINED, UNREACHABLE, EVENTS, COUNTERS, SIGHTED, SIGHTS];
 
 /// Opens the tables pinned in one directory.
 #[derive(Debug, Clone)]
@@ -76,6 +78,10 @@ impl Tables {
 
     pub(super) fn events(&self) -> Result<RingBuf<MapData>, InterceptError> {
         self.open(EVENTS, RingBuf::try_from)
+    }
+
+    pub(super) fn sights(&self) -> Result<RingBuf<MapData>, InterceptError> {
+        self.open(SIGHTS, RingBuf::try_from)
     }
 
     pub(super) fn counters(&self) -> Result<PerCpuArray<MapData, u64>, InterceptError> {

@@ -5,15 +5,18 @@
 //! daemon dies: without a listener agents get "connection refused", never a way around.
 //! Refuses: a connection without a stamp (reset), a proxy port the kernel could hand to somebody else, a pin
 //! directory that is not on bpffs. Loop exclusion is by cgroup: the daemon must live outside the agents' parent.
-//! Known limits: the host's network namespace only; datagrams are denied, DNS included; a process that others
-//! moved into the tree keeps the connections it had (start agents with `chaperone run`); unix sockets are seen by name only,
-//! and only by kernels from 6.7 on.
+//! Other network namespaces than the host's get listeners of their own as soon as an agent is seen in them.
+//! Known limits: the first connection in a new namespace may come too early and is denied; datagrams are denied, DNS included; a
+//! process that others moved into the tree keeps the connections it had (start agents with `chaperone run`); unix sockets are seen
+//! by name only, and only by kernels from 6.7 on.
 //! This is the only room with unsafe code, all of it in `sys`.
 
 mod accounts;
+mod births;
 mod cgroup;
 mod changes;
 mod destination;
+mod entry;
 mod error;
 mod events;
 mod fitting;
@@ -21,29 +24,36 @@ mod follow;
 mod guard;
 mod listener;
 mod maps;
+mod namespaces;
 mod optional;
 mod pins;
 mod programs;
+mod sights;
 mod sys;
 mod unreachable;
+mod uplinks;
 
 use std::path::PathBuf;
 
 pub use accounts::{AccountCounts, Accounts};
+pub use births::Births;
 pub use cgroup::{Cgroup, Tree};
 pub use changes::Changes;
 pub use destination::Origin;
 pub use error::InterceptError;
 pub use events::{Counters, DenyEvent, Events};
 pub use follow::{Hello, Line, Word, voice_of};
-pub use guard::{Guard, counts, effective, uninstall};
+pub use guard::{Guard, counts, effective, scopes, uninstall};
 pub use listener::{Connection, Listener};
+pub use namespaces::{Elsewhere, Met, NamespaceError, Namespaces, PER_ACCOUNT_MAX};
 pub use optional::Feature;
 pub use programs::ProgramStatus;
 pub use proxy_common::ABI as LAYOUT;
 pub use proxy_common::event::Reason;
+pub use sights::{Sight, Sights};
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
 pub use unreachable::Unreachable;
+pub use uplinks::{Uplink, uplinks};
 
 /// Whether agents are kept from sockets that were opened before they were agents, or that others passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

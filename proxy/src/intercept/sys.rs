@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 
+use super::births::Notes;
 use super::error::InterceptError;
 use super::events::Ring;
 
@@ -229,6 +230,15 @@ pub(super) fn watch_descriptor(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedF
     // SAFETY: the `AsyncFd` owns the one descriptor and is deregistered before that is closed.
     // JUSTIFICATION: tokio leaves this promise to the caller.
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Lets the runtime watch the notes on new folders; outside a runtime that is an error.
+pub(super) fn watch_notes(notes: Notes) -> io::Result<AsyncFd<Notes>> {
+    Handle::try_current().map_err(io::Error::other)?;
+    // SAFETY: the notes own their descriptor, always answer with that one, and are dropped after it is deregistered, because the
+    // `AsyncFd` owns them.
+    // JUSTIFICATION: tokio leaves this promise to the caller.
+    unsafe { AsyncFd::register_with_interest(notes, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Cookie of the network namespace `socket` lives in.

@@ -117,6 +117,9 @@ pub struct Evidence {
     /// Id of the cgroup right below the agents' parent, under which the kernel counts.
     #[serde(default)]
     pub account: u64,
+    /// Cookie of the network namespace it connected in, if that is not the host's: there, loopback is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
     /// Parents, nearest first; at most eight.
     pub parents: Vec<Ancestor>,
     /// Reasoning step as the launcher stated it: a hint, never an authority.

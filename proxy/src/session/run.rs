@@ -11,7 +11,7 @@ use tracing::Instrument;
 use super::lanes::Lanes;
 use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
-use super::targets::{Missing, Target, Targets};
+use super::targets::{Missing, Target, Targets, is_own_address};
 use crate::clock::Clock;
 use crate::gate::{Arrived, Gate, Turned};
 use crate::identity::{Identified, ProcessOrigin, Resolver};
@@ -107,6 +107,9 @@ impl Sessions {
         };
         if self.quarantine.holds(&agent) {
             return Err(refuse("the agent is quarantined", (agent, evidence)));
+        }
+        if evidence.netns.is_some() && is_own_address(destination) {
+            return Err(refuse("loopback in another network namespace is its own", (agent, evidence)));
         }
         let Target { resource, routes } = match self.targets.at(destination) {
             Ok(target) => target,

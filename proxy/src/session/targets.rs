@@ -147,6 +147,13 @@ fn routes(destination: SocketAddr, ips: &[IpAddr]) -> Vec<SocketAddr> {
     std::iter::once(destination).chain(others.map(|ip| (*ip, destination.port()).into())).collect()
 }
 
+/// Whether an address means the network namespace it is dialled in: loopback, and "this host", which systems take for it. From a
+/// container such an address is the container's own, where no resource can be; from the host's namespace it is the host's.
+pub(super) fn is_own_address(destination: SocketAddr) -> bool {
+    let ip = destination.ip().to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
+}
+
 fn names_of(resource: &Resource) -> Vec<(String, u16)> {
     let name = |pattern: &AddressPattern| match pattern {
         AddressPattern::Name { host, port } => Some((host.clone(), *port)),
@@ -231,6 +238,16 @@ mod tests {
         let routes = targets.at("192.0.2.2:80".parse().unwrap()).unwrap().routes;
         assert_eq!(text(routes), "192.0.2.2:80 192.0.2.1:80 [2001:db8::1]:80 192.0.2.9:80");
         assert_eq!(text(targets.at("192.0.2.9:80".parse().unwrap()).unwrap().routes), "192.0.2.9:80");
+    }
+
+    #[test]
+    fn loopback_and_this_host_are_a_namespaces_own_in_every_spelling() {
+        for own in ["127.0.0.1:1", "127.9.9.9:1", "0.0.0.0:1", "[::1]:1", "[::]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(is_own_address(own.parse().unwrap()), "{own}");
+        }
+        for other in ["192.0.2.1:1", "[2001:db8::1]:1", "[::ffff:192.0.2.1]:1", "169.254.169.254:80"] {
+            assert!(!is_own_address(other.parse().unwrap()), "{other}");
+        }
     }
 
     #[tokio::test]

@@ -48,6 +48,8 @@ const NEEDED: &[Need] = &[
     ("haproxy", Proof::Package, Purpose::Test, "the copying proxy that the benchmark compares with"),
     ("iproute2", Proof::Program("ip"), Purpose::Test, "tests make network namespaces"),
     ("systemd", Proof::Package, Purpose::Test, "the first process in tests of attached services"),
+    ("nftables", Proof::Program("nft"), Purpose::Test, "tests turn packets round in network namespaces"),
+    ("runc", Proof::Program("runc"), Purpose::Test, "tests run real containers"),
     ("python3-psycopg2", Proof::Package, Purpose::Test, "psycopg 2, a client of the tests"),
     ("python3-asyncpg", Proof::Package, Purpose::Test, "asyncpg, a client of the tests"),
     ("python3-pg8000", Proof::Package, Purpose::Test, "pg8000, a client of the tests"),
