@@ -135,7 +135,8 @@ fn doctor(stage: &Stage, words: &[&str]) -> (Option<i32>, String) {
     .unwrap();
     let found = stage.daemon.cli(&["doctor"]).unwrap();
     drop(living);
-    let mut lines = found.stdout.lines().skip_while(|line| !line.contains(UNIT));
+    let mut lines =
+        found.stdout.lines().skip_while(|line| !(line.contains(UNIT) && line.contains(" agent ")));
     let told = [lines.next(), lines.next()].map(Option::unwrap_or_default).join("\n");
     (found.status.code(), told)
 }

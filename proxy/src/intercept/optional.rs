@@ -209,6 +209,10 @@ struct Ready {
 impl Ready {
     fn read(tables: &Tables) -> Result<Self, EbpfError> {
         let mut object = Object::parse(OBJECT)?;
+        // Other programs use what is loaded for them alone, and are not wanted here.
+        let others = object.programs.extract_if(|name, _| !NAMES.contains(&name.as_str()));
+        let others: HashSet<_> = others.map(|(_, program)| program.function_key()).collect();
+        object.functions.retain(|key, _| !others.contains(key));
         let mut opened = Vec::new();
         for (name, shape) in &object.maps {
             // A table that is not pinned is none of ours: a program that used it would not pass the verifier.
