@@ -44,10 +44,12 @@ pub struct Account {
     pub dropped: u64,
     /// Connections to servers of the account itself, which do not go to the proxy.
     pub local: u64,
+    /// Datagrams that went to the resolver. Apart from connections, whose counts must add up.
+    pub datagrams: u64,
 }
 
 const _: () = assert!(size_of::<Parent>() == 16);
-const _: () = assert!(size_of::<Account>() == 48);
+const _: () = assert!(size_of::<Account>() == 56);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "marker for aya's maps")]

@@ -19,7 +19,7 @@ pub enum Reason {
     DeviceBound = 4,
     /// The kernel gave no room for the stamp.
     StampFailed = 5,
-    /// A datagram.
+    /// A datagram that is no question to a resolver.
     Datagram = 6,
     /// A socket option that steers packets.
     SocketOption = 7,
@@ -49,11 +49,15 @@ pub enum Reason {
     UnixSocketSeen = 19,
     /// A packet to an agent's socket that nobody asked for.
     Unsolicited = 20,
+    /// A ninth resolver on one socket.
+    ResolverSlots = 21,
+    /// A datagram from a source port that another agent used a moment ago.
+    FlowShared = 22,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -75,6 +79,8 @@ impl Reason {
         Self::UnixSocket,
         Self::UnixSocketSeen,
         Self::Unsolicited,
+        Self::ResolverSlots,
+        Self::FlowShared,
     ];
 
     /// The word for it in records and metrics.
@@ -102,6 +108,8 @@ impl Reason {
             Self::UnixSocket => "unix-socket",
             Self::UnixSocketSeen => "unix-socket-seen",
             Self::Unsolicited => "unsolicited",
+            Self::ResolverSlots => "resolver-slots",
+            Self::FlowShared => "flow-shared",
         }
     }
 

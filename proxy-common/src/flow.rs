@@ -27,9 +27,9 @@ pub struct Stamp {
     pub uid: u32,
     /// Port the process asked for.
     pub port: u16,
-    /// Port of the proxy the socket was sent to: the only port it may talk to.
+    /// Port of the proxy the socket was sent to: the only port it may talk to. For [`DNS`] the first of the resolver's ports.
     pub proxy_port: u16,
-    /// What the socket may do: [`PROXY`], [`LOCAL`], [`BOUND`], or nothing.
+    /// What the socket may do: [`PROXY`], [`LOCAL`], [`BOUND`], [`DNS`], or nothing.
     pub kind: u32,
 }
 
@@ -56,6 +56,8 @@ pub const PROXY: u32 = 1;
 pub const LOCAL: u32 = 2;
 /// [`Stamp::kind`] of a socket that a process of the account bound, and may listen on; only the account is filled in.
 pub const BOUND: u32 = 3;
+/// [`Stamp::kind`] of a datagram socket that asks the resolver.
+pub const DNS: u32 = 4;
 
 /// One TCP flow as seen from the agent's side.
 #[repr(C)]

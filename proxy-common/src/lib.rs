@@ -12,9 +12,10 @@ pub mod account;
 pub mod event;
 pub mod flow;
 pub mod limits;
+pub mod names;
 pub mod scope;
 pub mod sight;
 pub mod unreachable;
 
 /// Version of the shared layout; part of every pin path.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;

@@ -28,6 +28,10 @@ pub const FLOWS_MAX: usize = 65_536;
 /// connection is sent to the proxy and reset, as the first one was.
 pub const UNREACHABLE_MAX: usize = 16_384;
 
+/// Source ports that asked the resolver lately. An LRU: an entry that is gone gives nobody anything, the daemon drops the
+/// datagram and the client asks again.
+pub const DATAGRAM_FLOWS_MAX: usize = 32_768;
+
 /// Bytes of the ring of deny events: 256 KiB holds over 3000, minutes of a busy misbehaving agent. A power of
 /// two and a multiple of the page size, as the kernel demands. A full ring loses the event, never the denial.
 pub const EVENTS_BYTES: usize = 262_144;

@@ -12,8 +12,10 @@ pub const EVERYWHERE: u64 = 0;
 pub struct Scope {
     /// TCP port on 127.0.0.1 and ::1, host order; never 0.
     pub proxy_port: u16,
+    /// First of the resolver's UDP ports on the same addresses, host order; 0 where there is no resolver.
+    pub dns_port: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 const _: () = assert!(size_of::<Scope>() == 8);

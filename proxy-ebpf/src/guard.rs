@@ -1,26 +1,26 @@
 //! Refusals: what an agent's socket may be, may be set to, and may put on the wire.
 //!
 //! The packet guard is the boundary: whatever the other programs overlook (routing headers, socket options in
-//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain TCP, and either its
-//! socket carries a stamp and it goes to the stamped proxy port on 127.0.0.1 or ::1, or `listeners` says that it goes to a
-//! socket of the same account.
+//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain, and is one of three: TCP of
+//! a socket with a stamp to the stamped proxy port on 127.0.0.1 or ::1; UDP of a socket that asks the resolver to the resolver's
+//! ports (`names`); or TCP that `listeners` says goes to a socket of the same account.
 //! INVARIANT: unknown means denied. Known limits: IPv4 options are refused altogether, so labelled networking
 //! (CIPSO) on loopback does not work; servers inside an agent get no packet out to anybody else.
 
 use proxy_common::event::Reason;
-use proxy_common::flow::mapped;
+use proxy_common::scope::EVERYWHERE;
 
 use crate::account::{self, Standing};
-use crate::context::{Address, Packet, SockOption, Socket};
+use crate::context::{Packet, SockOption, Socket};
 use crate::denial::{self, ALLOW};
-use crate::{listeners, maps, sighting};
+use crate::{listeners, maps, names, sighting};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
-const IPPROTO_UDP: u32 = 17;
+pub const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
-const LOOPBACK_DEVICE: u32 = 1;
+pub const LOOPBACK_DEVICE: u32 = 1;
 /// The kernel hands a program at most a page of an option's value.
 const OPTION_BYTES_MAX: i32 = 4096;
 /// IPv4 header without options, then the ports.
@@ -28,7 +28,7 @@ const HEAD4: usize = 24;
 /// IPv6 header, then the ports.
 const HEAD6: usize = 44;
 
-/// Stream sockets of TCP and MPTCP, datagram sockets of UDP (whose use is denied later); nothing else.
+/// Stream sockets of TCP and MPTCP, datagram sockets of UDP (whose use is denied later, but for questions to resolvers); nothing else.
 #[inline(always)]
 pub fn socket_kind(ctx: &Socket) -> i32 {
     match (ctx.kind(), ctx.protocol()) {
@@ -40,28 +40,20 @@ pub fn socket_kind(ctx: &Socket) -> i32 {
     }
 }
 
-/// The proxy's port belongs to the proxy, above all while it is down, and in namespaces where it is not yet.
+/// The proxy's ports belong to the proxy, above all while it is down, and in namespaces where it is not yet.
 #[inline(always)]
 pub fn bound_port(ctx: &Socket) -> i32 {
     let port = ctx.port();
     match maps::port_everywhere().or(maps::proxy_port(ctx.netns_cookie())) {
-        Some(taken) if u32::from(taken) == port => denial::socket(ctx, Reason::ProxyPort, port),
+        Some(taken) if u32::from(taken) == port || names::is_ours(EVERYWHERE, port) => {
+            denial::socket(ctx, Reason::ProxyPort, port)
+        }
         // Without any proxy there is no port to protect, and no packet gets out.
         Some(_) | None => {
             listeners::bound(ctx);
             ALLOW
         }
     }
-}
-
-#[inline(always)]
-pub fn datagram4(ctx: &Address) -> i32 {
-    denial::address(ctx, mapped(ctx.ip4()), Reason::Datagram)
-}
-
-#[inline(always)]
-pub fn datagram6(ctx: &Address) -> i32 {
-    denial::address(ctx, ctx.ip6(), Reason::Datagram)
 }
 
 #[inline(always)]
@@ -96,7 +88,11 @@ fn steers(level: i32, name: i32) -> bool {
 
 #[inline(always)]
 pub fn packet(ctx: &Packet) -> i32 {
-    let Some(stamp) = maps::stamp_of(ctx.socket()) else { return listeners::packet(ctx) };
+    let socket = ctx.socket();
+    if let Some(stamp) = maps::asker_of(socket) {
+        return names::packet(ctx, stamp);
+    }
+    let Some(stamp) = maps::stamp_of(socket) else { return listeners::packet(ctx) };
     if ctx.device() != LOOPBACK_DEVICE {
         return denial::packet(ctx, Reason::PacketDevice);
     }

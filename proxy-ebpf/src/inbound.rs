@@ -1,17 +1,23 @@
 //! What may reach an agent's socket: nothing that nobody asked for.
 //!
 //! The packet guard drops an agent's answers, but a datagram needs none: without this an outsider could tell an agent what to do.
-//! From another device nothing passes, and over loopback TCP alone: the proxy's answers, and whatever the packet guard lets an
-//! agent answer. INVARIANT: only packets are looked at; a socket's family may say otherwise.
+//! From another device nothing passes, and over loopback TCP, and UDP from the resolver's ports: the answers of the proxy, and
+//! whatever the packet guard lets an agent answer. INVARIANT: only packets are looked at; a socket's family may say otherwise.
 //! Known limit: over loopback the first segments of a TCP connection to an agent's listener do arrive; its answer does not leave.
+
+use proxy_common::scope::EVERYWHERE;
 
 use crate::context::Packet;
 use crate::denial::{self, ALLOW};
+use crate::names;
 
 const LOOPBACK_DEVICE: u32 = 1;
 const IPPROTO_TCP: u8 = 6;
-/// Up to and with the number of the protocol, in both versions.
-const HEAD: usize = 10;
+const IPPROTO_UDP: u8 = 17;
+/// IPv4 header without options, then the port of the sender.
+const HEAD4: usize = 22;
+/// IPv6 header, then the port of the sender.
+const HEAD6: usize = 42;
 
 #[inline(always)]
 pub fn packet(ctx: &Packet) -> i32 {
@@ -21,16 +27,30 @@ pub fn packet(ctx: &Packet) -> i32 {
 /// Whether an agent may be told this.
 #[inline(always)]
 fn is_expected(ctx: &Packet) -> bool {
-    ctx.device() == LOOPBACK_DEVICE && protocol(ctx) == Some(IPPROTO_TCP)
+    if ctx.device() != LOOPBACK_DEVICE {
+        return false;
+    }
+    match sender(ctx) {
+        Some((IPPROTO_TCP, _)) => true,
+        Some((IPPROTO_UDP, port)) => names::is_ours(EVERYWHERE, port),
+        _ => false,
+    }
 }
 
-/// The protocol right behind the header. An IPv6 packet with more headers has another one there.
+/// The protocol right behind the header, and the port it comes from. An IPv6 packet with more headers has another protocol there,
+/// and an IPv4 packet with options has no port where this looks for one.
 #[inline(always)]
-fn protocol(ctx: &Packet) -> Option<u8> {
-    let head = ctx.bytes::<HEAD>()?;
-    match head[0] >> 4 {
-        4 => Some(head[9]),
-        6 => Some(head[6]),
+fn sender(ctx: &Packet) -> Option<(u8, u32)> {
+    let first = ctx.bytes::<1>()?;
+    match first[0] >> 4 {
+        4 => {
+            let head = ctx.bytes::<HEAD4>()?;
+            Some((head[9], u32::from(u16::from_be_bytes([head[20], head[21]]))))
+        }
+        6 => {
+            let head = ctx.bytes::<HEAD6>()?;
+            Some((head[6], u32::from(u16::from_be_bytes([head[40], head[41]]))))
+        }
         _ => None,
     }
 }

@@ -14,7 +14,7 @@ use core::mem::{size_of, zeroed};
 
 use aya_ebpf::bindings::bpf_sock_tuple;
 use proxy_common::event::Reason;
-use proxy_common::flow::{BOUND, LOCAL, LOOPBACK6, Stamp, is_mapped};
+use proxy_common::flow::{BOUND, LOOPBACK6, Stamp, is_mapped};
 
 use crate::account::{self, Standing};
 use crate::context::{Address, Met, Packet, Socket, look_up};

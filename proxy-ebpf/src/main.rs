@@ -2,10 +2,10 @@
 //!
 //! Attached to the agents' parent cgroup: everything but `accepted`, which belongs on the daemon's own cgroup, and the
 //! `sentinel` programs, which belong on the root of the tree.
-//! Minimum kernel 5.15; those for unix sockets 6.7, and attached only where a kernel takes them. Every path that is not an explicit allow ends in a denial.
-//! Not here: `recvmsg` hooks, because no datagram ever leaves, so there is no reply whose sender to restore.
+//! Minimum kernel 5.15; those for unix sockets 6.7, and attached only where a kernel takes them. Every path that is not an
+//! explicit allow ends in a denial.
 //!
-//! Verdicts: 1 allows, 0 denies with EPERM (packets: drops). `getpeername` and `sock_ops` must return 1.
+//! Verdicts: 1 allows, 0 denies with EPERM (packets: drops). `getpeername`, `recvmsg` and `sock_ops` must return 1.
 
 #![no_std]
 #![no_main]
@@ -20,6 +20,7 @@ mod inbound;
 mod listeners;
 mod local;
 mod maps;
+mod names;
 mod redirect;
 mod sentinel;
 mod sighting;
@@ -47,33 +48,45 @@ pub fn agent_bind6(ctx: SockContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 pub fn agent_connect4(ctx: SockAddrContext) -> i32 {
-    redirect::connect4(&Address(ctx.sock_addr))
+    names::connect4(&Address(ctx.sock_addr))
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn agent_connect6(ctx: SockAddrContext) -> i32 {
-    redirect::connect6(&Address(ctx.sock_addr))
+    names::connect6(&Address(ctx.sock_addr))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn agent_sendmsg4(ctx: SockAddrContext) -> i32 {
-    guard::datagram4(&Address(ctx.sock_addr))
+    names::datagram4(&Address(ctx.sock_addr))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn agent_sendmsg6(ctx: SockAddrContext) -> i32 {
-    guard::datagram6(&Address(ctx.sock_addr))
+    names::datagram6(&Address(ctx.sock_addr))
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn agent_recvmsg4(ctx: SockAddrContext) -> i32 {
+    names::sender4(&Address(ctx.sock_addr));
+    1
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn agent_recvmsg6(ctx: SockAddrContext) -> i32 {
+    names::sender6(&Address(ctx.sock_addr));
+    1
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn agent_peer4(ctx: SockAddrContext) -> i32 {
-    redirect::peer4(&Address(ctx.sock_addr));
+    names::peer4(&Address(ctx.sock_addr));
     1
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn agent_peer6(ctx: SockAddrContext) -> i32 {
-    redirect::peer6(&Address(ctx.sock_addr));
+    names::peer6(&Address(ctx.sock_addr));
     1
 }
 

@@ -14,11 +14,12 @@ use proxy_common::account::{
     ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
 };
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
-use proxy_common::flow::{BOUND, FlowKey, LOCAL, PROXY, Stamp};
+use proxy_common::flow::{BOUND, DNS, FlowKey, LOCAL, PROXY, Stamp};
 use proxy_common::limits::{
-    ACCOUNTS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, SIGHTED_MAX, SIGHTS_BYTES,
-    UNREACHABLE_MAX,
+    ACCOUNTS_MAX, DATAGRAM_FLOWS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, SIGHTED_MAX,
+    SIGHTS_BYTES, UNREACHABLE_MAX,
 };
+use proxy_common::names::{DatagramFlow, DatagramKey, Resolvers};
 use proxy_common::scope::{EVERYWHERE, Scope};
 use proxy_common::sight::{Sight, TOLD_AGAIN_NS};
 use proxy_common::unreachable::{DestinationKey, Unreachable};
@@ -33,6 +34,13 @@ static SOCKETS: SkStorage<Stamp> = SkStorage::new();
 
 #[btf_map]
 static FLOWS: HashMap<FlowKey, Stamp, FLOWS_MAX> = HashMap::new();
+
+/// The resolvers each socket asked.
+#[btf_map]
+static RESOLVERS: SkStorage<Resolvers> = SkStorage::new();
+
+#[btf_map]
+static DATAGRAMS: LruHashMap<DatagramKey, DatagramFlow, DATAGRAM_FLOWS_MAX> = LruHashMap::new();
 
 #[btf_map]
 static SCOPES: HashMap<u64, Scope, SCOPES_MAX> = HashMap::new();
@@ -91,10 +99,62 @@ pub fn sight(sight: &Sight) {
     if SIGHTED.insert(sight.netns_cookie, sight.at_ns, 0).is_ok() && SIGHTS.output(sight, 0).is_err() {}
 }
 
-/// The stamp of a socket that was let through. The pointer must be null or a full socket.
+/// First port of the resolver in a namespace that has one.
+#[inline(always)]
+pub fn dns_port(netns_cookie: u64) -> Option<u16> {
+    // SAFETY: the value is a plain integer; a torn read is impossible.
+    let scope = unsafe { SCOPES.get(netns_cookie) }?;
+    let port = scope.dns_port;
+    (port != 0).then_some(port)
+}
+
+/// The stamp of a socket that was let through to the proxy. The pointer must be null or a full socket.
 #[inline(always)]
 pub fn stamp_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
     mark_of(socket).filter(|stamp| stamp.kind == PROXY)
+}
+
+/// The stamp of a socket that asks the resolver. The pointer must be null or a full socket.
+#[inline(always)]
+pub fn asker_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
+    mark_of(socket).filter(|stamp| stamp.kind == DNS)
+}
+
+/// The resolvers that a socket asked. The pointer must be null or a full socket.
+#[inline(always)]
+pub fn resolvers_of(socket: *mut bpf_sock) -> Option<&'static Resolvers> {
+    // SAFETY: null or a live value of this very type.
+    unsafe { resolvers(socket, 0).as_ref() }
+}
+
+/// The same, made if need be; none when the kernel gives no room.
+#[inline(always)]
+pub fn resolvers_for(socket: *mut bpf_sock) -> Option<&'static mut Resolvers> {
+    // SAFETY: null or a live value of this very type; the caller's hook holds the socket's lock.
+    unsafe { resolvers(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)).as_mut() }
+}
+
+#[inline(always)]
+fn resolvers(socket: *mut bpf_sock, flags: u64) -> *mut Resolvers {
+    if socket.is_null() {
+        return null_mut();
+    }
+    let table = (&raw const RESOLVERS).cast_mut().cast();
+    // SAFETY: the helper checks the socket; without an initial value a new entry is zero.
+    unsafe { bpf_sk_storage_get(table, socket.cast(), null_mut(), flags).cast() }
+}
+
+/// Whose a source port is.
+#[inline(always)]
+pub fn datagram_flow(key: &DatagramKey) -> Option<&'static DatagramFlow> {
+    // SAFETY: a value that changes under the reader is compared and written anew, never trusted.
+    unsafe { DATAGRAMS.get(key) }
+}
+
+/// Notes whose a source port is.
+#[inline(always)]
+pub fn put_datagram_flow(key: &DatagramKey, flow: &DatagramFlow) -> bool {
+    DATAGRAMS.insert(key, flow, 0).is_ok()
 }
 
 /// Whether the agents' programs have met this socket, let through or not.
@@ -215,6 +275,7 @@ pub enum Tally {
     Denied,
     Dropped,
     Local,
+    Datagrams,
 }
 
 /// Counts for an account, making it if need be. False when there is no room.
@@ -223,7 +284,8 @@ pub fn tally(account: u64, what: Tally) -> bool {
     if add(account, what) {
         return true;
     }
-    let fresh = Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0, local: 0 };
+    let fresh =
+        Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0, local: 0, datagrams: 0 };
     // Another processor may have made it meanwhile: that one counts, so an existing entry is not replaced.
     if ACCOUNTS.insert(&account, &fresh, BPF_NOEXIST).is_err() {}
     add(account, what)
@@ -241,6 +303,7 @@ fn add(account: u64, what: Tally) -> bool {
             Tally::Denied => &raw mut (*entry).denied,
             Tally::Dropped => &raw mut (*entry).dropped,
             Tally::Local => &raw mut (*entry).local,
+            Tally::Datagrams => &raw mut (*entry).datagrams,
         };
         // The target is said to have no atomic operations, so the library's types lack this one; every kernel has it.
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);

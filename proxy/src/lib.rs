@@ -24,6 +24,8 @@ pub mod protocol;
 pub mod session;
 pub mod unit;
 
+pub mod dns;
+
 pub mod config;
 pub mod control;
 

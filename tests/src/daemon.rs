@@ -28,6 +28,10 @@ pub struct Plan {
     pub intercept: String,
     /// `[jail]`, as TOML; nothing shares `/tmp`, because programs and certificates of the stage lie there.
     pub jail: String,
+    /// Keys of `[dns]` beyond its port, as TOML.
+    pub names: String,
+    /// What the daemon, and nobody else, sees as `/etc/hosts`; empty means the machine's own.
+    pub hosts: String,
     /// Whether programs are attached to the root of the tree. Only for tests of that: it touches every process of the machine.
     pub sentinel: bool,
     /// Whether policy is asked about destinations that nobody registered.
@@ -61,6 +65,7 @@ pub struct Daemon {
     process: Option<Process>,
     program: PathBuf,
     config: PathBuf,
+    hosts: Option<PathBuf>,
     parent: String,
     prefix: Vec<String>,
     dir: temp::Dir,
@@ -96,7 +101,11 @@ impl Daemon {
             .context("cannot mount a BPF file system")?;
         // From here on the value exists, so that a failure unmounts again.
         let prefix = plan.prefix.clone();
-        let mut daemon = Self { process: None, program, config: PathBuf::new(), parent, prefix, dir };
+        let mut daemon =
+            Self { process: None, program, config: PathBuf::new(), hosts: None, parent, prefix, dir };
+        if !plan.hosts.is_empty() {
+            daemon.hosts = Some(daemon.dir.write("hosts", &plan.hosts, 0o644)?);
+        }
         daemon.config = daemon.write_config(plan)?;
         Ok(daemon)
     }
@@ -104,6 +113,14 @@ impl Daemon {
     /// Starts the prepared or stopped daemon and waits until its control socket answers.
     pub fn launch(&mut self) -> Result<()> {
         let mut command = self.command(&["daemon"]);
+        if let Some(hosts) = &self.hosts {
+            // In a mount namespace of its own, so that nobody else's names change.
+            let mut inside = Command::new("unshare");
+            inside.args(["--mount", "--propagation", "private", "sh", "-c"]);
+            inside.arg("mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"");
+            inside.arg("sh").arg(hosts).arg(command.get_program()).args(command.get_args()).current_dir("/");
+            command = inside;
+        }
         let log = self.dir.path().join("daemon.log");
         let mut process = Process::start("the daemon", &mut command, &log, Signal::SIGTERM)?;
         let socket = self.control_socket();
@@ -220,7 +237,7 @@ impl Daemon {
         let text = format!(
             "state_dir = \"{root}/state\"\nruntime_dir = \"{root}/run\"\npolicy_dir = \"{root}/policies\"\n\
              default = \"{default}\"\n{top}\n\n[intercept]\nparent = \"{parent}\"\nport = {port}\n\
-             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n{intercept}\n\n[jail]\n{jail}\n\n{tables}\n",
+             pin_dir = \"{root}/bpf/chaperone\"\nsentinel = {sentinel}\n{intercept}\n\n[dns]\nport = {dns}\n{names}\n\n[jail]\n{jail}\n\n{tables}\n",
             default = if plan.observe { "observe" } else { "deny" },
             intercept = plan.intercept,
             top = plan.top,
@@ -228,6 +245,8 @@ impl Daemon {
             sentinel = plan.sentinel,
             parent = self.parent,
             port = ports::free()?,
+            dns = ports::free_block()?,
+            names = plan.names,
             tables = plan.tables,
         );
         self.dir.write("chaperone.toml", text, 0o644)

@@ -38,6 +38,8 @@ mod inbound;
 mod listeners;
 #[path = "intercept/local.rs"]
 mod local;
+#[path = "intercept/names.rs"]
+mod names;
 #[path = "intercept/namespaces.rs"]
 mod namespaces;
 #[path = "intercept/sentinel.rs"]
@@ -76,6 +78,7 @@ impl World {
             parent: name.into(),
             pin_dir: bpffs.join("pins"),
             port: ports::free().unwrap(),
+            dns_port: Some(ports::free_block().unwrap()),
             sentinel,
             unix_sockets: UnixSockets::DeniedUnlessRoot,
             ingress: Ingress::Closed,
@@ -322,24 +325,24 @@ async fn many_connections_at_once_keep_their_own_destinations() {
 }
 
 #[tokio::test]
-async fn datagrams_are_refused_and_reported() {
+async fn datagrams_that_ask_no_resolver_are_refused_and_reported() {
     let world = World::new();
     let mut events = world.guard().events().unwrap();
     let printed = world.agent_says(
         "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
          v = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n\
-         print(attempt(lambda: u.sendto(b'x', ('192.0.2.1', 53))))\n\
-         print(attempt(lambda: u.connect(('192.0.2.1', 53))))\n\
-         print(attempt(lambda: v.sendto(b'x', ('2001:db8::1', 53))))\n\
-         print(attempt(lambda: v.sendto(b'x', ('::ffff:192.0.2.1', 53))))\n\
-         print(attempt(lambda: v.connect(('::1', 53))))\n\
-         print(attempt(lambda: u.sendto(b'x', ('127.0.0.1', 53))))",
+         print(attempt(lambda: u.sendto(b'x', ('192.0.2.1', 5353))))\n\
+         print(attempt(lambda: u.connect(('192.0.2.1', 5353))))\n\
+         print(attempt(lambda: v.sendto(b'x', ('2001:db8::1', 5353))))\n\
+         print(attempt(lambda: v.sendto(b'x', ('::ffff:192.0.2.1', 5353))))\n\
+         print(attempt(lambda: v.connect(('::1', 5353))))\n\
+         print(attempt(lambda: u.sendto(b'x', ('127.0.0.1', 5353))))",
     );
     assert_eq!(printed, ["EPERM"; 6].join("\n"));
     assert_eq!(world.denied(Reason::Datagram) + world.denied(Reason::ConnectProtocol), 6);
     let event = timeout(PATIENCE, events.next()).await.unwrap().unwrap();
     assert_eq!(event.reason, Reason::Datagram);
-    assert_eq!(event.destination, Some("192.0.2.1:53".parse().unwrap()));
+    assert_eq!(event.destination, Some("192.0.2.1:5353".parse().unwrap()));
     assert_eq!(event.cgroup_id, world.agent_cgroup().id());
     assert!(event.pid.is_some());
 }
@@ -446,7 +449,7 @@ async fn without_a_listener_agents_are_refused_and_nothing_leaves() {
         "for a in [('192.0.2.1', 80), ('127.0.0.1', {port}), ('2001:db8::1', 80), ('::ffff:192.0.2.1', 80)]:\n\
          \x20   s = socket.socket(10 if ':' in a[0] else 2)\n\
          \x20   print(attempt(lambda: s.connect(a)))\n\
-         print(attempt(lambda: socket.socket(2, 2).sendto(b'x', ('192.0.2.1', 53))))",
+         print(attempt(lambda: socket.socket(2, 2).sendto(b'x', ('192.0.2.1', 5353))))",
     ));
     assert_eq!(printed, "ECONNREFUSED\nECONNREFUSED\nECONNREFUSED\nECONNREFUSED\nEPERM");
     server.set_nonblocking(true).unwrap();
@@ -465,9 +468,9 @@ async fn the_packet_guard_alone_stops_what_the_other_programs_let_through() {
          u = socket.socket(2, 2); v = socket.socket(10, 2); w = socket.socket(10, 2); w.setsockopt(41, 57, route)\n\
          r = socket.socket(2, 3, 1)\n\
          for send in [\n\
-         \x20   lambda: u.sendto(b'x', ('127.0.0.1', 53)), lambda: v.sendto(b'x', ('::1', 53)),\n\
-         \x20   lambda: w.sendto(b'x', ('::1', 53)), lambda: r.sendto(b'\\x08\\0\\xf7\\xff\\0\\0\\0\\0', ('127.0.0.1', 0)),\n\
-         \x20   lambda: u.sendmsg([b'x'], [(0, 7, b'\\x83\\x07\\x04\\x7f\\0\\0\\1\\0')], 0, ('127.0.0.1', 53))]:\n\
+         \x20   lambda: u.sendto(b'x', ('127.0.0.1', 5353)), lambda: v.sendto(b'x', ('::1', 5353)),\n\
+         \x20   lambda: w.sendto(b'x', ('::1', 5353)), lambda: r.sendto(b'\\x08\\0\\xf7\\xff\\0\\0\\0\\0', ('127.0.0.1', 0)),\n\
+         \x20   lambda: u.sendmsg([b'x'], [(0, 7, b'\\x83\\x07\\x04\\x7f\\0\\0\\1\\0')], 0, ('127.0.0.1', 5353))]:\n\
          \x20   print(attempt(send))\n\
          t = socket.socket(); t.settimeout(1)\n\
          try: t.connect(('127.0.0.1', 80)); print('through')\n\

@@ -80,6 +80,9 @@ pub enum Event<'a> {
         protocol: Protocol,
         /// The address the agent dialled.
         destination: SocketAddr,
+        /// The name it had asked the resolver for, if it was told this address for one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<Cow<'a, str>>,
         /// Whether the agent's side is encrypted.
         client_tls: bool,
         /// TLS rule the resource was dialled under.
@@ -118,6 +121,48 @@ pub enum Event<'a> {
         evidence: Option<Cow<'a, Evidence>>,
         /// Why.
         reason: Cow<'a, str>,
+    },
+    /// An agent may have a name resolved; recorded before it is asked upstream, and again with the count of repetitions.
+    NameResolved {
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Id of the cgroup right below the agents' parent.
+        account: u64,
+        /// The name.
+        name: Cow<'a, str>,
+        /// Policies that permit it; none where it is a registered resource's, or a repetition.
+        policies: Cow<'a, [String]>,
+        /// Bundle that decided; none where it is a registered resource's, or a repetition.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bundle: Option<BundleHash>,
+        /// How many times.
+        count: u64,
+    },
+    /// An agent asked for a name that it is not told.
+    NameDenied {
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Id of the cgroup right below the agents' parent.
+        account: u64,
+        /// The name; empty for the sum of those that were not recorded one by one.
+        name: Cow<'a, str>,
+        /// Why.
+        reason: Cow<'a, str>,
+        /// Policies that forbid it; empty if none permits it.
+        policies: Cow<'a, [String]>,
+        /// How many times.
+        count: u64,
+    },
+    /// A connection to a resolver ended; it became no session.
+    NamesConnection {
+        /// The agent.
+        agent: Cow<'a, AgentName>,
+        /// Id of the cgroup right below the agents' parent, under which the kernel counted it.
+        account: u64,
+        /// The resolver it dialled.
+        destination: SocketAddr,
+        /// Questions on it.
+        questions: u64,
     },
     /// The kernel programs refused connections.
     KernelDenied {

@@ -444,6 +444,7 @@ async fn events_are_read_back_as_they_were_written() {
             resource: "orders-db".into(),
             protocol: Protocol::Postgres,
             destination: "10.9.8.7:5432".parse().unwrap(),
+            asked: None,
             client_tls: false,
             upstream_tls: UpstreamTlsMode::VerifyFull,
         },

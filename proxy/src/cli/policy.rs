@@ -17,6 +17,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::model::RESOLVER;
 use crate::policy::{Cases, Finding, Kind, PolicyError, Report, RuleSummary, Set, Universe};
 
 /// Author policy with confidence.
@@ -159,7 +160,7 @@ fn universe(config: &Config) -> Universe {
     let labels = resources().flat_map(|resource| &resource.labels);
     Universe {
         agents: config.identity.agents.iter().map(|agent| agent.name.0.clone()).collect(),
-        resources: resources().map(|resource| resource.name.clone()).collect(),
+        resources: resources().map(|resource| resource.name.clone()).chain([RESOLVER.to_owned()]).collect(),
         labels: labels.map(|(key, value)| format!("{key}={value}")).collect(),
     }
 }

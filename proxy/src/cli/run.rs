@@ -143,6 +143,7 @@ mod tests {
             parent: "chaperone-no-such-parent".into(),
             pin_dir: "/nonexistent/pins".into(),
             port: 15_001,
+            dns_port: None,
             sentinel: Sentinel::Off,
             unix_sockets: crate::intercept::UnixSockets::Open,
             ingress: crate::intercept::Ingress::Open,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::reader::At;
-use super::{Config, DefaultVerdict, file, resources, value};
+use super::{Config, DefaultVerdict, file, names, resources, value};
 use crate::identity::{AgentMatch, AgentSettings, TokenSource};
 use crate::intercept::{Ingress, UnixSockets};
 use crate::model::{AgentName, Resource};
@@ -44,6 +44,8 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let policy_dir = dir("policy_dir", file.policy_dir.as_ref(), POLICY_DIR, problems);
     let default = default_verdict(file.default.as_ref(), problems);
     let intercept = intercept(&file.intercept, problems);
+    let port = intercept.as_ref().map(|settings| settings.port);
+    let (dns, dns_port) = names::settings(&file.dns, port, problems);
     let launchers = launchers(&file.agents, problems);
     let jail = jail(&file.jail, launchers, problems);
     let agents = agents(&file.agents, problems);
@@ -55,7 +57,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         .map_err(|error| problems.add(0, format!("cannot find this program's own path: {error}")))
         .ok();
     let (state_dir, runtime_dir, policy_dir) = (state_dir?, runtime_dir?, policy_dir?);
-    let intercept = intercept?;
+    let intercept = intercept::Settings { dns_port: dns_port?, ..intercept? };
     let parent = intercept.parent.clone();
     let own = [&state_dir, &runtime_dir, &policy_dir, &intercept.pin_dir].map(Clone::clone);
     let hidden = own.into_iter().chain(secrets(&resources)).collect();
@@ -66,6 +68,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         unregistered: (default? == DefaultVerdict::Observe).then(|| Arc::new(resources::unregistered())),
         identity: identity::Settings { agents, parent, steps: runtime_dir.join("steps") },
         resources,
+        dns: dns?,
         intercept,
         audit: audit::Settings {
             dir: state_dir.join("audit"),
@@ -110,6 +113,8 @@ fn intercept(file: &file::Intercept, problems: &mut Problems) -> Option<intercep
         parent: parent?.into(),
         pin_dir: pin_dir?,
         port: port?,
+        // Judged with the resolver's own keys.
+        dns_port: None,
         sentinel,
         unix_sockets: unix_sockets?,
         ingress: ingress?,
@@ -184,6 +189,11 @@ fn ingress(text: Option<&At<String>>, problems: &mut Problems) -> Option<Ingress
 
 fn port(port: Option<&At<u64>>, problems: &mut Problems) -> Option<u16> {
     let Some(port) = port else { return Some(PORT) };
+    number_of_port(port, problems)
+}
+
+/// A port that is neither a system service's nor given to outgoing connections.
+pub(super) fn number_of_port(port: &At<u64>, problems: &mut Problems) -> Option<u16> {
     let fits = (PORT_START..PORT_END).contains(&port.value);
     if !fits {
         problems

@@ -19,6 +19,7 @@ pub(super) struct File {
     pub(super) approvers: Vec<Approver>,
     pub(super) intercept: Intercept,
     pub(super) jail: Jail,
+    pub(super) dns: Dns,
     pub(super) sync_every: Option<Duration>,
     pub(super) checkpoint_every: Option<Duration>,
     pub(super) workers: Option<At<u64>>,
@@ -116,6 +117,15 @@ pub(super) struct Jail {
     pub(super) io_uring: Option<At<bool>>,
 }
 
+/// `[dns]`.
+#[derive(Debug, Default)]
+pub(super) struct Dns {
+    pub(super) enabled: Option<At<bool>>,
+    pub(super) port: Option<At<u64>>,
+    pub(super) upstreams: Option<Vec<At<String>>>,
+    pub(super) denial: Option<At<String>>,
+}
+
 /// An agent's tool gives up after a minute or so; an hour is for people at a prompt.
 const HOLD_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 /// Less than a second ends what merely thinks; more than a day keeps what is forgotten.
@@ -137,27 +147,9 @@ impl File {
         let agents = collect(root.sections("agent", problems), problems, agent);
         let resources = collect(root.sections("resource", problems), problems, target);
         let approvers = collect(root.sections("approver", problems), problems, approver);
-        let intercept = root.section("intercept", problems).map_or_else(Intercept::default, |mut section| {
-            let intercept = Intercept {
-                parent: section.text("parent", problems),
-                port: section.number("port", problems),
-                pin_dir: section.text("pin_dir", problems),
-                sentinel: section.flag("sentinel", problems),
-                unix_sockets: section.text("unix_sockets", problems),
-                ingress: section.text("ingress", problems),
-            };
-            section.finish(problems);
-            intercept
-        });
-        let jail = root.section("jail", problems).map_or_else(Jail::default, |mut section| {
-            let jail = Jail {
-                keep: section.texts("keep", problems).unwrap_or_default(),
-                private_tmp: section.flag("private_tmp", problems),
-                io_uring: section.flag("io_uring", problems),
-            };
-            section.finish(problems);
-            jail
-        });
+        let intercept = root.section("intercept", problems).map(|section| intercept(section, problems));
+        let jail = root.section("jail", problems).map(|section| jail(section, problems));
+        let dns = root.section("dns", problems).map(|section| dns(section, problems));
         let (mut sync_every, mut checkpoint_every) = (None, None);
         if let Some(mut section) = root.section("audit", problems) {
             sync_every = section.duration("sync_every", SYNC_BOUNDS, problems);
@@ -183,14 +175,49 @@ impl File {
             agents,
             resources,
             approvers,
-            intercept,
-            jail,
+            intercept: intercept.unwrap_or_default(),
+            jail: jail.unwrap_or_default(),
+            dns: dns.unwrap_or_default(),
             sync_every,
             checkpoint_every,
             workers,
             metrics,
         })
     }
+}
+
+fn intercept(mut section: Section<'_>, problems: &mut Problems) -> Intercept {
+    let read = Intercept {
+        parent: section.text("parent", problems),
+        port: section.number("port", problems),
+        pin_dir: section.text("pin_dir", problems),
+        sentinel: section.flag("sentinel", problems),
+        unix_sockets: section.text("unix_sockets", problems),
+        ingress: section.text("ingress", problems),
+    };
+    section.finish(problems);
+    read
+}
+
+fn jail(mut section: Section<'_>, problems: &mut Problems) -> Jail {
+    let read = Jail {
+        keep: section.texts("keep", problems).unwrap_or_default(),
+        private_tmp: section.flag("private_tmp", problems),
+        io_uring: section.flag("io_uring", problems),
+    };
+    section.finish(problems);
+    read
+}
+
+fn dns(mut section: Section<'_>, problems: &mut Problems) -> Dns {
+    let read = Dns {
+        enabled: section.flag("enabled", problems),
+        port: section.number("port", problems),
+        upstreams: section.texts("upstreams", problems),
+        denial: section.text("denial", problems),
+    };
+    section.finish(problems);
+    read
 }
 
 /// Reads every section and finishes it; what could not be read has been reported.

@@ -7,6 +7,7 @@
 mod build;
 mod error;
 mod file;
+mod names;
 mod reader;
 mod resources;
 mod value;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 pub use error::{ConfigError, Problem};
 
 use crate::model::Resource;
-use crate::{approval, audit, identity, intercept, jail, policy, sql, tls};
+use crate::{approval, audit, dns, identity, intercept, jail, policy, sql, tls};
 
 /// What becomes of a connection to a destination that is no registered resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +64,8 @@ pub struct Config {
     pub intercept: intercept::Settings,
     /// What holds agents that `chaperone run` starts.
     pub jail: jail::Settings,
+    /// The resolver.
+    pub dns: dns::Settings,
     /// The record.
     pub audit: audit::Settings,
     /// Held requests.

@@ -10,7 +10,7 @@ use super::build::{Once, optional_path};
 use super::error::Problems;
 use super::reader::At;
 use super::{file, value};
-use crate::model::{AddressPattern, Credential, Protocol, Resource, UpstreamTls, UpstreamTlsMode};
+use crate::model::{AddressPattern, Credential, Protocol, RESOLVER, Resource, UpstreamTls, UpstreamTlsMode};
 
 /// Agents' tools give up after 60 seconds; they should see our answer, not their own timeout.
 const HOLD: Duration = Duration::from_secs(50);
@@ -55,6 +55,10 @@ fn resource(raw: &file::Target, addresses: Vec<AddressPattern>, problems: &mut P
     let name = value::name("a resource", &raw.name, problems);
     if name.as_deref() == Some(Resource::UNREGISTERED) {
         problems.add(raw.name.line, "`unregistered` stands for what is no resource; take another name");
+    }
+    if raw.name.value == RESOLVER {
+        let message = format!("`{RESOLVER}` is what policies call the resolver; choose another name");
+        problems.add(raw.name.line, message);
     }
     let labels = raw.labels.iter().filter_map(|(key, text)| label(key, text, problems)).collect();
     let hold = raw.hold.unwrap_or(HOLD);

@@ -249,6 +249,12 @@ fn values_out_of_range_or_of_the_wrong_type_are_refused() {
         "[intercept]\ningress=true\n",
         "[intercept]\ningress=\"shut\"\n",
         "[intercept]\nparent=\"/agents\"\n",
+        "[dns]\nport=53\n",
+        "[dns]\nport=15430\n",
+        "[dns]\nenabled=\"yes\"\n",
+        "[dns]\nupstreams=[\"dns.example\"]\n",
+        "[dns]\nupstreams=[\"9.9.9.9:0\"]\n",
+        "[dns]\ndenial=\"servfail\"\n",
         "[intercept]\nparent=\"a/../b\"\n",
         "[metrics]\nlisten=\"unix:relative\"\n",
         "agent=\"\"\nname=1\n",
@@ -257,6 +263,22 @@ fn values_out_of_range_or_of_the_wrong_type_are_refused() {
     }
     assert_eq!(lines("[[agent]]\nname=\"a b\"\n"), [2]);
     assert_eq!(lines(&format!("{RESOURCE}labels={{\"a=b\"=\"c\"}}\n")), [6]);
+}
+
+#[test]
+fn names_are_answered_unless_switched_off_beside_the_proxys_own_port() {
+    let dns_port = |text: &str| parse(text).unwrap().intercept.dns_port;
+    assert_eq!(dns_port(""), Some(15_433));
+    assert_eq!(dns_port("[intercept]\nport=15435\n"), Some(15_436));
+    assert_eq!(dns_port("[dns]\nport=16000\n"), Some(16_000));
+    assert_eq!(dns_port("[dns]\nenabled=false\n"), None);
+    let upstreams = parse("[dns]\nupstreams=[\"9.9.9.9\",\"[::1]:5353\"]\n").unwrap().dns.upstreams.unwrap();
+    assert_eq!(upstreams, ["9.9.9.9:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
+    assert_eq!(
+        lines(&RESOURCE.replace("\"db\"", "\"dns\"")),
+        [2],
+        "a resource that policy takes for the resolver"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod arrivals;
 mod guarding;
+mod names;
 mod namespaces;
 mod notify;
 mod placing;
@@ -35,16 +36,17 @@ use crate::audit::{Event, Log};
 use crate::clock::Clock;
 use crate::config::{Config, MetricsAddress};
 use crate::control::{Metrics, MetricsListener, Server, Services};
+use crate::dns::{Asker, Names};
 use crate::gate::{Gate, Turned};
 use crate::identity::{ProcessOrigin, Resolver, Steps};
-use crate::intercept::{Connection, Guard, voice_of};
+use crate::intercept::{Connection, Guard, Origin, voice_of};
 use crate::net::reset_on_close;
 use crate::policy::Live;
 use crate::protocol::contract::Serve;
 use crate::protocol::opaque::Opaque;
 use crate::protocol::postgres::Postgres;
 use crate::protocol::registry::Registry as Protocols;
-use crate::session::{Arrival, Lanes, Quarantine, Registry, Sessions, Targets};
+use crate::session::{Arrival, Asked, Lanes, Quarantine, Registry, Sessions, Targets};
 use crate::shutdown::{Phase, Shutdown};
 use crate::sql::Analyzer;
 use crate::tls::Authority;
@@ -96,6 +98,9 @@ pub enum DaemonError {
     /// The kernel guard cannot be installed.
     #[error("the kernel guard cannot be installed: {0}")]
     Intercept(#[from] crate::intercept::InterceptError),
+    /// The resolver's ports cannot be had.
+    #[error("the resolver cannot be started: {0}")]
+    Names(#[from] crate::intercept::DatagramError),
     /// No randomness.
     #[error("the system has no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -137,7 +142,9 @@ pub async fn run(config: Config, holder: Holder) -> Result<(), DaemonError> {
     let mut arrivals = Arrivals::new(guard.listen()?, namespaces.clone(), elsewhere);
     let signs = Signs { sights: guard.sights()?, births: guard.births()? };
     namespaces::start((&namespaces, signs), &running, &shutdown).await?;
-    watchers::start(&sessions, &running, &guard)?;
+    let resolver = Names::new(&config.dns, asker(&sessions, &running));
+    let streams = names::start(&resolver, guard.name_ports()?, &shutdown);
+    watchers::start(&sessions, &running, (&guard, &resolver))?;
     // Before anybody can see that the daemon runs, and tell it to stop.
     let mut signals = Signals::listen()?;
     let server = Server::new(
@@ -161,10 +168,11 @@ pub async fn run(config: Config, holder: Holder) -> Result<(), DaemonError> {
     });
     notifier.ready();
     tracing::info!(port = config.intercept.port, "chaperone is ready");
-    let why = accept(&mut arrivals, &sessions, &running, &mut signals, &notifier).await;
+    let why = accept(&mut arrivals, (&sessions, streams.as_ref()), &running, &mut signals, &notifier).await;
     take_the_rest(arrivals, &sessions, &guard).await;
     notifier.stopping();
     drain(&sessions, &shutdown).await;
+    resolver.close();
     running.note(&Event::DaemonStopped { reason: why.into() });
     log.close().await;
     Ok(())
@@ -207,6 +215,7 @@ async fn build(
     let sessions = Sessions {
         resolver: resolver.clone(),
         targets,
+        asked: Asked::default(),
         unregistered: config.unregistered.clone(),
         protocols: Protocols::new(vec![postgres, opaque]),
         gate: gate.clone(),
@@ -238,7 +247,7 @@ async fn build(
 /// Accepts until a signal says stop; returns why.
 async fn accept(
     arrivals: &mut Arrivals,
-    sessions: &Sessions,
+    (sessions, streams): (&Sessions, Option<&names::Streams>),
     running: &Running,
     signals: &mut Signals,
     notifier: &Notifier,
@@ -256,18 +265,7 @@ async fn accept(
             },
             _ = alive.tick() => notifier.alive(),
             accepted = arrivals.accept() => match accepted {
-                Ok(Connection { stream, origin }) => sessions.serve(Arrival {
-                    stream,
-                    destination: origin.destination,
-                    origin: ProcessOrigin {
-                        cgroup_id: origin.cgroup_id,
-                        account: origin.account,
-                        pid: origin.pid,
-                        uid: origin.uid,
-                        connected_ns: origin.connected_ns,
-                        netns: origin.netns,
-                    },
-                }),
+                Ok(connection) => serve(connection, (sessions, streams)),
                 Err(error) => {
                     tracing::error!(%error, "connections are not accepted at the moment");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -296,6 +294,43 @@ async fn take_the_rest(mut arrivals: Arrivals, sessions: &Sessions, guard: &Guar
     // Agents are told "connection refused" from here on, as when there is no daemon at all.
     if let Err(error) = draining.and_then(|()| guard.drain(false)) {
         tracing::warn!(%error, "connections that came while the port was closed may be missing in the record");
+    }
+}
+
+/// Hands a connection to whom it is for: questions to a resolver are no session.
+fn serve(connection: Connection, (sessions, streams): (&Sessions, Option<&names::Streams>)) {
+    let destination = connection.origin.destination;
+    match streams.filter(|_| destination.port() == names::PORT) {
+        Some(streams) => streams.serve(connection),
+        None => {
+            let Connection { stream, origin } = connection;
+            sessions.serve(Arrival { stream, destination, origin: origin_of(&origin) });
+        }
+    }
+}
+
+/// What the kernel stamped, as the room of identities wants it.
+fn origin_of(origin: &Origin) -> ProcessOrigin {
+    ProcessOrigin {
+        cgroup_id: origin.cgroup_id,
+        account: origin.account,
+        pid: origin.pid,
+        uid: origin.uid,
+        connected_ns: origin.connected_ns,
+        netns: origin.netns,
+    }
+}
+
+/// What the resolver shares with the rest.
+fn asker(sessions: &Sessions, running: &Running) -> Asker {
+    Asker {
+        resolver: running.resolver.clone(),
+        policy: running.policy.clone(),
+        targets: sessions.targets.clone(),
+        asked: sessions.asked.clone(),
+        quarantine: sessions.quarantine.clone(),
+        appender: running.appender.clone(),
+        clock: sessions.clock.clone(),
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::sync::broadcast::error::RecvError;
 use super::services::Running;
 use super::{DaemonError, stopping, watching};
 use crate::audit::Event;
+use crate::dns::Names;
 use crate::identity::Resolver;
-use crate::intercept::{DenyEvent, Events, Guard};
+use crate::intercept::{DenyEvent, Events, Guard, Reason};
 use crate::model::AgentName;
 use crate::session::{LOOKUP_EVERY, Sessions};
 use crate::shutdown::Phase;
@@ -33,7 +34,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const QUARANTINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all of them.
-pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) -> Result<(), DaemonError> {
+pub(super) fn start(
+    sessions: &Sessions,
+    running: &Arc<Running>,
+    (guard, names): (&Guard, &Names),
+) -> Result<(), DaemonError> {
     let shutdown = &sessions.shutdown;
     let targets = sessions.targets.clone();
     shutdown.spawn("names", async move {
@@ -78,8 +83,8 @@ pub(super) fn start(sessions: &Sessions, running: &Arc<Running>, guard: &Guard) 
     let counted = Arc::clone(running);
     shutdown.spawn("accounts", async move { watching::accounts(&counted).await });
     let events = guard.events()?;
-    let recorder = Arc::clone(running);
-    shutdown.spawn("kernel-denials", async move { denials(events, &recorder).await });
+    let (recorder, names) = (Arc::clone(running), names.clone());
+    shutdown.spawn("kernel-denials", async move { denials(events, &recorder, &names).await });
     let recorder = Arc::clone(running);
     let end = shutdown.clone();
     shutdown.spawn("identities", async move {
@@ -116,13 +121,14 @@ struct Denial {
     destination: String,
 }
 
-async fn denials(mut events: Events, running: &Running) {
+async fn denials(mut events: Events, running: &Running, names: &Names) {
     let mut counted: HashMap<Denial, Count> = HashMap::new();
     let mut flush = tokio::time::interval(DENIALS_EVERY);
     loop {
         // Nothing is lost when either arm is dropped: counts live outside, the ring keeps its records.
         tokio::select! {
             event = events.next() => match event {
+                Ok(event) if chooses(&event, names) => tracing::debug!(?event, "an address was tried, not used"),
                 Ok(event) => count(&mut counted, &event, &running.resolver),
                 Err(error) => {
                     tracing::error!(%error, "kernel denials cannot be read");
@@ -136,6 +142,13 @@ async fn denials(mut events: Events, running: &Running) {
             }
         }
     }
+}
+
+/// The C library connects a datagram socket to every address it was told, to see which is best, and sends nothing. Each is
+/// refused, and counted by the kernel; as records they would be all that an auditor sees.
+fn chooses(event: &DenyEvent, names: &Names) -> bool {
+    event.reason == Reason::ConnectProtocol
+        && event.destination.is_some_and(|address| names.was_told(event.cgroup_id, address.ip()))
 }
 
 fn told(denial: Denial, Count { agent, count }: Count) -> Event<'static> {

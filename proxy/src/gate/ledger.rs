@@ -206,6 +206,7 @@ impl Door {
             resource: Cow::Borrowed(&session.resource.name),
             protocol,
             destination: session.destination,
+            asked: session.asked.as_deref().map(Cow::Borrowed),
             client_tls,
             upstream_tls: session.resource.tls.mode,
         };

@@ -153,6 +153,19 @@ impl Resolver {
         tokio::time::timeout(EVIDENCE_TIMEOUT, work).await.ok().ok_or_else(stalled)?
     }
 
+    /// The agent behind a cgroup, and that cgroup's path, without looking at the process: for questions that are too many to
+    /// look closely at each. Cancel-safe.
+    ///
+    /// # Errors
+    /// Whenever the cgroup cannot be laid at the door of exactly one agent.
+    pub async fn agent_of(&self, origin: &ProcessOrigin) -> Result<(AgentName, PathBuf), IdentityError> {
+        let stalled = || IdentityError::Stalled { pid: origin.pid, after: EVIDENCE_TIMEOUT };
+        let cgroup =
+            tokio::time::timeout(EVIDENCE_TIMEOUT, self.locate(*origin)).await.ok().ok_or_else(stalled)??;
+        let agent = self.0.cgroups.agent_of(&cgroup)?;
+        Ok((agent, cgroup))
+    }
+
     async fn locate(&self, origin: ProcessOrigin) -> Result<PathBuf, IdentityError> {
         let stalled = || IdentityError::Stalled { pid: origin.pid, after: EVIDENCE_TIMEOUT };
         let permit = Arc::clone(&self.0.searches).acquire_owned().await.ok().ok_or_else(stalled)?;

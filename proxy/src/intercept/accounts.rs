@@ -28,6 +28,8 @@ pub struct AccountCounts {
     pub dropped: u64,
     /// Connections to servers of the account itself, which did not go to the proxy.
     pub local: u64,
+    /// Datagrams that went to the resolver.
+    pub datagrams: u64,
 }
 
 /// The accounts' table.
@@ -118,6 +120,7 @@ fn counts((cgroup_id, account): (u64, Account)) -> AccountCounts {
         denied: account.denied,
         dropped: account.dropped,
         local: account.local,
+        datagrams: account.datagrams,
     }
 }
 

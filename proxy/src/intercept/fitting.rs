@@ -168,6 +168,7 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
         && tables.sockets().is_ok()
         && Accounts::open(tables).is_ok()
         && tables.unreachable().is_ok()
+        && tables.datagrams().is_ok()
         && tables.events().is_ok()
         && tables.sights().is_ok()
         && tables.counters().is_ok();
@@ -209,7 +210,7 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
     // A quarantine outlives the daemon that was told of it.
     let about = Parent { flags: known.flags & ANY_QUARANTINED | watch | local, ..about };
     parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
-    let scope = scope(settings);
+    let scope = Scope { dns_port: settings.dns_port.unwrap_or(0), ..scope(settings) };
     let mut scopes = tables.scopes()?;
     [EVERYWHERE, own_netns()?]
         .into_iter()
@@ -217,9 +218,9 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
         .map_err(|source| failed(SCOPES, source))
 }
 
-/// What the programs must know of the proxy in a namespace: the same in each.
+/// What the programs must know of the proxy in any namespace; the resolver listens in the host's alone.
 pub(super) fn scope(settings: &Settings) -> Scope {
-    Scope { proxy_port: settings.port, reserved: [0; 3] }
+    Scope { proxy_port: settings.port, dns_port: 0, reserved: [0; 2] }
 }
 
 /// Cookie of the network namespace that this process is in: the host's.

@@ -331,6 +331,7 @@ mod tests {
             parent,
             pin_dir,
             port: 15_001,
+            dns_port: None,
             sentinel: Sentinel::Off,
             unix_sockets: super::super::UnixSockets::Open,
             ingress: super::super::Ingress::Open,

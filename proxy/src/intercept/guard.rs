@@ -22,6 +22,7 @@ use super::accounts::{AccountCounts, Accounts};
 use super::births::Births;
 use super::cgroup::{Cgroup, Tree};
 use super::changes::Changes;
+use super::datagrams::{DatagramError, NamePort};
 use super::error::InterceptError;
 use super::events::{Counters, Events};
 use super::fitting::{self, Fitting, Link, daemon_place, needed, own_netns, settle};
@@ -75,7 +76,7 @@ impl Guard {
     /// # Errors
     /// When anything is missing; what was guarded before still is.
     pub fn install(settings: &Settings) -> Result<Self, InterceptError> {
-        refuse_ephemeral(settings.port)?;
+        settings.ports().try_for_each(refuse_ephemeral)?;
         let tree = Tree::find()?;
         let daemon = settle(&tree, &settings.parent)?;
         Self::put(settings, tree, Some(daemon))
@@ -86,7 +87,7 @@ impl Guard {
     /// # Errors
     /// As [`Guard::install`].
     pub fn stand(settings: &Settings) -> Result<Self, InterceptError> {
-        refuse_ephemeral(settings.port)?;
+        settings.ports().try_for_each(refuse_ephemeral)?;
         let tree = Tree::find()?;
         let served = Pins::new(&settings.pin_dir).everything()?.into_iter().find_map(|generation| {
             let link = sys::open_pin(&generation.join(ACCEPTED.0)).ok()?;
@@ -280,6 +281,18 @@ impl Guard {
     /// When the ring cannot be opened.
     pub fn sights(&self) -> Result<Sights, InterceptError> {
         Sights::new(self.tables.sights()?)
+    }
+
+    /// Opens the resolver's ports, one for each slot and loopback address; none where it is switched off. Needs a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub fn name_ports(&self) -> Result<Vec<NamePort>, DatagramError> {
+        match self.settings.dns_port {
+            Some(first) => NamePort::bind_all(first, &self.tables),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The stream of the kernel's denials; one reader at a time. Needs a tokio runtime.

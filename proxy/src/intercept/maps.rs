@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage};
 use proxy_common::account::{Account, Parent};
 use proxy_common::flow::{FlowKey, Stamp};
+use proxy_common::names::{DatagramFlow, DatagramKey};
 use proxy_common::scope::Scope;
 use proxy_common::unreachable::{DestinationKey, Unreachable};
 
@@ -20,6 +21,8 @@ pub(super) const SCOPES: &str = "SCOPES";
 pub(super) const EVENTS: &str = "EVENTS";
 pub(super) const COUNTERS: &str = "COUNTERS";
 pub(super) const FLOWS: &str = "FLOWS";
+pub(super) const RESOLVERS: &str = "RESOLVERS";
+pub(super) const DATAGRAMS: &str = "DATAGRAMS";
 pub(super) const PARENT: &str = "PARENT";
 pub(super) const ACCOUNTS: &str = "ACCOUNTS";
 pub(super) const QUARANTINED: &str = "QUARANTINED";
@@ -27,8 +30,21 @@ pub(super) const UNREACHABLE: &str = "UNREACHABLE";
 pub(super) const SIGHTED: &str = "SIGHTED";
 pub(super) const SIGHTS: &str = "SIGHTS";
 /// Every table of the object; each is pinned.
-pub(super) const ALL: [&str; 11] =
-    [SOCKETS, FLOWS, SCOPES, PARENT, ACCOUNTS, QUARANTINED, UNREACHABLE, EVENTS, COUNTERS, SIGHTED, SIGHTS];
+pub(super) const ALL: [&str; 13] = [
+    SOCKETS,
+    FLOWS,
+    RESOLVERS,
+    DATAGRAMS,
+    SCOPES,
+    PARENT,
+    ACCOUNTS,
+    QUARANTINED,
+    UNREACHABLE,
+    EVENTS,
+    COUNTERS,
+    SIGHTED,
+    SIGHTS,
+];
 
 /// Opens the tables pinned in one directory.
 #[derive(Debug, Clone)]
@@ -52,6 +68,10 @@ impl Tables {
 
     pub(super) fn flows(&self) -> Result<HashMap<MapData, FlowKey, Stamp>, InterceptError> {
         self.open(FLOWS, HashMap::try_from)
+    }
+
+    pub(super) fn datagrams(&self) -> Result<HashMap<MapData, DatagramKey, DatagramFlow>, InterceptError> {
+        self.open(DATAGRAMS, HashMap::try_from)
     }
 
     pub(super) fn scopes(&self) -> Result<HashMap<MapData, u64, Scope>, InterceptError> {

@@ -5,16 +5,18 @@
 //! daemon dies: without a listener agents get "connection refused", never a way around.
 //! Refuses: a connection without a stamp (reset), a proxy port the kernel could hand to somebody else, a pin
 //! directory that is not on bpffs. Loop exclusion is by cgroup: the daemon must live outside the agents' parent.
+//! Questions to resolvers arrive at [`NamePort`] likewise; every other datagram is denied.
 //! Other network namespaces than the host's get listeners of their own as soon as an agent is seen in them.
-//! Known limits: the first connection in a new namespace may come too early and is denied; datagrams are denied, DNS included; a
-//! process that others moved into the tree keeps the connections it had (start agents with `chaperone run`); unix sockets are seen
-//! by name only, and only by kernels from 6.7 on.
+//! Known limits: the first connection in a new namespace may come too early and is denied; a process that others moved into the
+//! tree keeps the connections it had (start agents with `chaperone run`); unix sockets are seen by name only, and only by kernels
+//! from 6.7 on; datagrams to resolvers are served on the host's namespace alone.
 //! This is the only room with unsafe code, all of it in `sys`.
 
 mod accounts;
 mod births;
 mod cgroup;
 mod changes;
+mod datagrams;
 mod destination;
 mod entry;
 mod error;
@@ -39,6 +41,7 @@ pub use accounts::{AccountCounts, Accounts};
 pub use births::Births;
 pub use cgroup::{Cgroup, Tree};
 pub use changes::Changes;
+pub use datagrams::{Datagram, DatagramError, NamePort};
 pub use destination::Origin;
 pub use error::InterceptError;
 pub use events::{Counters, DenyEvent, Events};
@@ -50,6 +53,7 @@ pub use optional::Feature;
 pub use programs::ProgramStatus;
 pub use proxy_common::ABI as LAYOUT;
 pub use proxy_common::event::Reason;
+pub use proxy_common::names::SLOTS;
 pub use sights::{Sight, Sights};
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
 pub use unreachable::Unreachable;
@@ -97,10 +101,21 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// TCP port of the proxy on 127.0.0.1 and ::1; below the ephemeral range.
     pub port: u16,
+    /// First of the [`SLOTS`] UDP ports of the resolver on the same addresses; `None` denies all datagrams.
+    pub dns_port: Option<u16>,
     /// Whether programs on the root of the tree keep agents from sockets that were made outside.
     pub sentinel: Sentinel,
     /// What becomes of unix sockets.
     pub unix_sockets: UnixSockets,
     /// What may reach agents.
     pub ingress: Ingress,
+}
+
+impl Settings {
+    /// Every port that belongs to the daemon.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> + use<> {
+        let slots = u16::try_from(SLOTS).unwrap_or(u16::MAX);
+        let resolver = self.dns_port.map(|first| first..first.saturating_add(slots));
+        std::iter::once(self.port).chain(resolver.into_iter().flatten())
+    }
 }

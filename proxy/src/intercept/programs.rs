@@ -24,7 +24,7 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 pub(super) type Hook = (&'static str, u32);
 
 /// Programs on the agents' parent, in the order they are attached.
-pub(super) const GUARDS: [Hook; 12] = [
+pub(super) const GUARDS: [Hook; 14] = [
     ("agent_egress", 1),
     ("agent_create", 2),
     ("agent_option", 22),
@@ -33,6 +33,8 @@ pub(super) const GUARDS: [Hook; 12] = [
     ("agent_sendmsg4", 14),
     ("agent_sendmsg6", 15),
     ("agent_flow", 3),
+    ("agent_recvmsg4", 19),
+    ("agent_recvmsg6", 20),
     ("agent_peer4", 29),
     ("agent_peer6", 30),
     ("agent_connect4", 10),

@@ -300,6 +300,20 @@ pub fn process_handle(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Nanoseconds since boot, sleep included: the clock of the kernel programs.
+pub(super) fn boot_ns() -> io::Result<u64> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the buffer is the kernel's own structure and outlives the call.
+    // JUSTIFICATION: the safe wrapper's crate feature would pull in more than this one call.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (seconds, rest) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    let nanoseconds = |seconds: u64, rest: u64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    Ok(nanoseconds(seconds.map_err(io::Error::other)?, rest.map_err(io::Error::other)?))
+}
+
 /// Marks every descriptor above standard error to be closed by the next `exec`.
 ///
 /// # Errors

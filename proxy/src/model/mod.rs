@@ -20,5 +20,6 @@ pub use outcome::{Fault, Outcome, Tally};
 pub use principal::{AgentName, Ancestor, Evidence, Identity, Principal, Unidentified};
 pub use session::Session;
 pub use target::{
-    AddressPattern, Credential, PatternError, Protocol, Resource, Secret, UpstreamTls, UpstreamTlsMode,
+    AddressPattern, Credential, PatternError, Protocol, RESOLVER, Resource, Secret, UpstreamTls,
+    UpstreamTlsMode,
 };

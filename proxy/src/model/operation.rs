@@ -45,6 +45,8 @@ pub enum Effect {
     Set,
     /// Opens a connection whose bytes nobody reads.
     Connect,
+    /// Asks the resolver for the addresses of a name.
+    Resolve,
     /// Anything else: unparsed, unrecognised, or known to be opaque.
     Unknown,
 }
@@ -70,6 +72,7 @@ impl Effect {
             Self::Transaction => "transaction",
             Self::Set => "set",
             Self::Connect => "connect",
+            Self::Resolve => "resolve",
             Self::Unknown => "unknown",
         }
     }
@@ -92,6 +95,8 @@ impl Effect {
             | Self::Execute
             | Self::Call
             | Self::Connect
+            // A name carries what is written in it to whoever answers for it.
+            | Self::Resolve
             | Self::Unknown => false,
         }
     }
@@ -152,6 +157,10 @@ pub struct Operation {
     /// The address it goes to, if it is a connection. Written also where there is none: the parser's answers have no field names.
     #[serde(default)]
     pub destination: Option<SocketAddr>,
+    /// The name it asks the resolver for: lower case, without the last dot.
+    /// Never left out: the parser's process sends operations in a form without names of fields.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 impl Operation {
@@ -159,6 +168,13 @@ impl Operation {
     #[must_use]
     pub fn unknown() -> Self {
         Self { effects: BTreeSet::from([Effect::Unknown]), ..Self::default() }
+    }
+
+    /// The operation of a question to the resolver.
+    #[must_use]
+    pub fn resolve(name: &str) -> Self {
+        let effects = BTreeSet::from([Effect::Resolve]);
+        Self { effects, name: Some(name.to_owned()), ..Self::default() }
     }
 
     /// True if nothing in it can change the resource.

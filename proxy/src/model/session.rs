@@ -25,6 +25,8 @@ pub struct Session {
     pub destination: SocketAddr,
     /// Where to dial for it, the agent's own address first; more than one only if the resource is registered by name.
     pub routes: Arc<[SocketAddr]>,
+    /// The name the agent was told this address for, if it asked for one.
+    pub asked: Option<String>,
     /// When it was opened.
     pub opened_at: UnixMillis,
 }

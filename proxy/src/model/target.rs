@@ -18,6 +18,8 @@ pub enum Protocol {
     Postgres,
     /// TCP whose bytes nobody reads: policy judges the connection and nothing in it.
     Opaque,
+    /// Questions to the daemon's resolver; no registered resource speaks it.
+    Dns,
 }
 
 impl fmt::Display for Protocol {
@@ -25,9 +27,13 @@ impl fmt::Display for Protocol {
         match self {
             Self::Postgres => f.write_str("postgres"),
             Self::Opaque => f.write_str("opaque"),
+            Self::Dns => f.write_str("dns"),
         }
     }
 }
+
+/// What policies call the daemon's resolver: `Resource::"dns"`. No registered resource may have this name.
+pub const RESOLVER: &str = "dns";
 
 /// One address entry of a resource: `host:port`, `ip:port`, `[ip6]:port` or `net/bits:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

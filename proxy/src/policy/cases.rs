@@ -109,6 +109,8 @@ struct Raw {
     filter: Option<bool>,
     rows: Option<u64>,
     destination: Option<SocketAddr>,
+    /// The name asked of the resolver.
+    asks: Option<String>,
     step: Option<String>,
     hour: Option<u8>,
     weekday: Option<u8>,
@@ -265,6 +267,7 @@ fn operation_check(raw: &Raw, expect: &str) -> Result<Check, String> {
             has_filter: raw.filter.unwrap_or(false),
             row_limit: raw.rows,
             destination: raw.destination,
+            name: raw.asks.clone(),
         },
         expect: Expect {
             verdict: expect.to_owned(),

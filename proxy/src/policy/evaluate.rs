@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Context, Request, RestrictedExpression};
+use cedar_policy::{Authorizer, Context, EntityUid, Request, RestrictedExpression};
 
 use super::annotation::strictest;
 use super::names;
@@ -16,7 +16,7 @@ use super::set::Set;
 use super::slice::{self, Object, Slice};
 use crate::model::{
     Clearance, ColumnName, Decision, Evidence, HoldTerms, Identity, MaskStrategy, Operation, Principal,
-    Reasons, RelationName, Resource, UnixMillis, Verdict,
+    RESOLVER, Reasons, RelationName, Resource, UnixMillis, Verdict,
 };
 
 /// May this request go on?
@@ -77,7 +77,8 @@ impl Set {
     /// unqualified `orders` is asked as `s.orders` for each schema `s` that the bundle names together with `orders`
     /// or compares schemas with, and `s.orders` is asked as `orders` if the bundle speaks of that.
     ///
-    /// An unidentified principal is allowed only by a permit whose scope names `Unidentified` on purpose.
+    /// An unidentified principal is allowed only by a permit whose scope names `Unidentified` on purpose, and a question to
+    /// the resolver only by one whose scope names `Resource::"dns"`.
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Decision {
         match self.answers(question) {
@@ -248,11 +249,23 @@ impl Set {
         let mut allowed = response.decision() == cedar_policy::Decision::Allow;
         let unidentified = matches!(principal.identity, Identity::Unidentified { .. });
         let unnamed = allowed && unidentified && !fired.iter().any(|index| self.is_on_purpose(*index));
-        if unnamed {
+        // "Everything" was written about databases; a name goes out to the world.
+        let whole = allowed
+            && self.is_resolver(&slice.resource)
+            && !fired.iter().any(|index| self.means_names(*index));
+        if unnamed || whole {
             allowed = false;
             fired.clear();
         }
         Ok(Answered { action, slice, alias: false, allowed, fired, unnamed, errors })
+    }
+
+    fn is_resolver(&self, resource: &EntityUid) -> bool {
+        resource.id().unescaped() == RESOLVER && resource.type_name() == &self.vocabulary().resource
+    }
+
+    fn means_names(&self, index: usize) -> bool {
+        self.rule(index).is_some_and(|rule| rule.names_resource(|uid| self.is_resolver(uid)))
     }
 
     fn is_on_purpose(&self, index: usize) -> bool {
@@ -310,6 +323,9 @@ fn facts(question: &Question<'_>, aliases: &BTreeSet<RelationName>) -> Result<Co
         let address = destination.ip().to_canonical().to_string();
         facts.push(("destination", RestrictedExpression::new_ip(address)));
         facts.push(("port", RestrictedExpression::new_long(i64::from(destination.port()))));
+    }
+    if let Some(name) = &operation.name {
+        facts.push(("name", text(name)));
     }
     if let Some(step) = &evidence.step {
         facts.push(("step", text(step)));

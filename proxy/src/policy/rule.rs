@@ -129,6 +129,16 @@ impl Rule {
         }
     }
 
+    /// Whether the scope names a resource on purpose.
+    pub(super) fn names_resource(&self, is: impl Fn(&EntityUid) -> bool) -> bool {
+        match &self.resource {
+            ResourceConstraint::Any | ResourceConstraint::Is(_) => false,
+            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
+                is(uid)
+            }
+        }
+    }
+
     /// Whether the scope names unidentified principals on purpose.
     pub(super) fn names_unidentified(&self, unidentified: &EntityTypeName) -> bool {
         match &self.principal {

@@ -36,6 +36,8 @@ type Facts = {
   // Only of effect `connect`.
   destination?: ipaddr,
   port?: Long,
+  // Of a question to the resolver, Resource::"dns": the name, in lower case and without the last dot.
+  name?: String,
   step?: String,
   now: Now,
   evidence: Evidence,

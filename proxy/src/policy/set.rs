@@ -336,7 +336,7 @@ fn misnamed(rule: &Rule) -> Vec<String> {
     problems
 }
 
-const EFFECTS: [Effect; 17] = [
+const EFFECTS: [Effect; 18] = [
     Effect::Select,
     Effect::Insert,
     Effect::Update,
@@ -353,6 +353,7 @@ const EFFECTS: [Effect; 17] = [
     Effect::Transaction,
     Effect::Set,
     Effect::Connect,
+    Effect::Resolve,
     Effect::Unknown,
 ];
 

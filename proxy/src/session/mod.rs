@@ -4,12 +4,15 @@
 //! fails any step is reset and recorded. INVARIANT: every accepted connection ends in exactly one of `session_closed` and
 //! `connection_refused`.
 
+mod asked;
 mod lanes;
+mod named;
 mod quarantine;
 mod registry;
 mod run;
 mod targets;
 
+pub use asked::Asked;
 pub use lanes::Lanes;
 pub use quarantine::{QUARANTINED, Quarantine};
 pub use registry::{Registry, Summary};

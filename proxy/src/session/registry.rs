@@ -124,6 +124,7 @@ mod tests {
             resource: Arc::new(resource),
             destination: "127.0.0.1:1".parse().unwrap(),
             routes: Arc::from([]),
+            asked: None,
             opened_at: UnixMillis(id),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
+use super::asked::Asked;
 use super::lanes::Lanes;
 use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
@@ -44,6 +45,8 @@ pub struct Sessions {
     pub targets: Targets,
     /// What policy is asked about where nothing is registered; `None` refuses without asking.
     pub unregistered: Option<Arc<Resource>>,
+    /// By which name.
+    pub asked: Asked,
     /// In which protocol.
     pub protocols: Protocols,
     /// Through which door.
@@ -111,7 +114,9 @@ impl Sessions {
         if evidence.netns.is_some() && is_own_address(destination) {
             return Err(refuse("loopback in another network namespace is its own", (agent, evidence)));
         }
-        let Target { resource, routes } = match self.targets.at(destination) {
+        let asked = self.asked.name(&agent, destination.ip(), self.clock.instant());
+        let named = asked.as_deref().and_then(|name| self.targets.named(destination, name));
+        let Target { resource, routes } = match named.map_or_else(|| self.targets.at(destination), Ok) {
             Ok(target) => target,
             Err(missing) => match (missing, &self.unregistered) {
                 (Missing::Unregistered, Some(resource)) => {
@@ -136,6 +141,7 @@ impl Sessions {
             resource,
             destination,
             routes: routes.into(),
+            asked,
             opened_at: self.clock.now(),
         };
         Ok((Arc::new(session), protocol))

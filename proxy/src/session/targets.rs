@@ -42,6 +42,16 @@ impl Targets {
         *self.resources.write() = resources;
     }
 
+    /// The resources now.
+    pub(super) fn resources(&self) -> Vec<Arc<Resource>> {
+        self.resources.read().clone()
+    }
+
+    /// What a name of a resource resolved to.
+    pub(super) fn looked_up(&self, host: &str, port: u16) -> Vec<IpAddr> {
+        self.names.read().get(&(host.to_owned(), port)).cloned().unwrap_or_default()
+    }
+
     /// Looks all names up. A name that does not resolve now keeps the addresses it had.
     pub async fn look_up(&self) {
         let wanted: Vec<(String, u16)> = self.resources.read().iter().flat_map(|one| names_of(one)).collect();
@@ -142,7 +152,7 @@ impl Missing {
 }
 
 /// The address dialled, then the others of its name.
-fn routes(destination: SocketAddr, ips: &[IpAddr]) -> Vec<SocketAddr> {
+pub(super) fn routes(destination: SocketAddr, ips: &[IpAddr]) -> Vec<SocketAddr> {
     let others = ips.iter().filter(|ip| **ip != destination.ip());
     std::iter::once(destination).chain(others.map(|ip| (*ip, destination.port()).into())).collect()
 }
@@ -163,11 +173,11 @@ fn names_of(resource: &Resource) -> Vec<(String, u16)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
     use crate::model::{Credential, Protocol, UpstreamTls, UpstreamTlsMode};
 
-    fn resource(name: &str, addresses: &[&str]) -> Arc<Resource> {
+    pub(in crate::session) fn resource(name: &str, addresses: &[&str]) -> Arc<Resource> {
         Arc::new(Resource {
             name: name.into(),
             protocol: Protocol::Postgres,
@@ -181,6 +191,12 @@ mod tests {
             idle: Duration::ZERO,
         })
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::resource;
+    use super::*;
 
     #[test]
     fn an_address_of_two_resources_is_refused() {

@@ -90,6 +90,7 @@ mod tests {
             parent: "agents.slice".into(),
             pin_dir: "/sys/fs/bpf/chaperone".into(),
             port: 15_432,
+            dns_port: Some(15_433),
             sentinel: Sentinel::On,
             unix_sockets: intercept::UnixSockets::Open,
             ingress: intercept::Ingress::Open,

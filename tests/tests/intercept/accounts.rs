@@ -26,7 +26,7 @@ async fn connections_and_denials_are_counted_for_their_agent_and_no_other() {
     answer(&mut connection).await;
     assert!(said(agent).ends_with("pong"));
     let printed = world.agent_says(
-        "print(attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.10', 53))))",
+        "print(attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.10', 5353))))",
     );
     assert_eq!(printed, "EPERM");
     let seen = counts(&world).unwrap();

@@ -61,6 +61,10 @@ async fn an_agents_own_sockets_pass_the_sentinel() {
         answer(&mut next(&listener).await).await;
         assert!(said(agent).ends_with("pong"), "{family}");
     }
+    assert!(world.guard().name_ports().is_ok());
+    let asked = "s = socket.socket(2, 2); print(attempt(lambda: s.connect(('192.0.2.53', 53))))\n\
+                 print(attempt(lambda: socket.socket(10, 2).sendto(b'x', ('2001:db8::53', 53))))";
+    assert_eq!(world.agent_says(asked), "ok\nok");
     assert_eq!(world.denied(Reason::SocketForeign), 0);
 }
 

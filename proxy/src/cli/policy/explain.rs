@@ -68,6 +68,9 @@ pub struct ExplainArgs {
     /// Where it goes, if it is a connection, `address:port`.
     #[arg(long, value_name = "ADDRESS")]
     destination: Option<SocketAddr>,
+    /// The name it asks the resolver for, with --resource dns and --effect resolve.
+    #[arg(long, value_name = "NAME")]
+    asks: Option<String>,
     /// The reasoning step it states.
     #[arg(long, value_name = "TEXT")]
     step: Option<String>,
@@ -226,6 +229,7 @@ fn operation(args: &ExplainArgs) -> anyhow::Result<Operation> {
         has_filter: args.filter,
         row_limit: args.rows,
         destination: args.destination,
+        name: args.asks.clone(),
         ..Operation::default()
     };
     for table in &args.tables {
