@@ -374,7 +374,9 @@ fn the_c_librarys_choice_among_addresses_is_no_denial_worth_a_record_and_other_d
     );
     assert_eq!(printed, "['198.51.100.7', '2001:db8::7']\nrefused at once True\nrefused at once True");
     let denied = wait::until("two records of denials", LIMIT, || {
-        let all = stage.records("kernel_denied");
+        let mut all = stage.records("kernel_denied");
+        // The C library asks `nscd` first.
+        all.retain(|one| field(one, "reason") != "unix-socket");
         Ok((all.len() >= 2).then_some(all))
     })
     .unwrap();

