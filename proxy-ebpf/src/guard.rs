@@ -69,19 +69,23 @@ pub fn option(ctx: &SockOption) -> i32 {
     ALLOW
 }
 
-/// Options that choose a route, a device, a mark, a foreign source or another transport.
+/// Options that choose a route, a device, a mark, a foreign source or another transport; and those that join a group or change
+/// what is wanted of one. The kernel announces that on the wire by itself, in packets that belong to no socket and so pass the
+/// packet guard, and the numbers in them are the caller's choice.
 #[inline(always)]
 fn steers(level: i32, name: i32) -> bool {
     match level {
-        // SOL_IP: HDRINCL, OPTIONS, IPSEC_POLICY, XFRM_POLICY, TRANSPARENT.
-        0 => matches!(name, 3 | 4 | 16 | 17 | 19),
+        // SOL_IP: HDRINCL, OPTIONS, IPSEC_POLICY, XFRM_POLICY, TRANSPARENT; ADD_MEMBERSHIP to MSFILTER, and the MCAST set.
+        0 => matches!(name, 3 | 4 | 16 | 17 | 19 | 35..=48),
         // SOL_SOCKET: BINDTODEVICE, MARK, BINDTOIFINDEX.
         1 => matches!(name, 25 | 36 | 62),
         // SOL_TCP: REPAIR, REPAIR_QUEUE, REPAIR_OPTIONS, REPAIR_WINDOW, ULP.
         6 => matches!(name, 19 | 20 | 22 | 29 | 31),
         // SOL_IPV6: 2292 set, FLOWLABEL_MGR (may carry a routing header), IPSEC_POLICY, XFRM_POLICY, HDRINCL,
-        // PKTINFO, HOPOPTS, RTHDRDSTOPTS, RTHDR, DSTOPTS, TRANSPARENT.
-        41 => matches!(name, 2..=6 | 32 | 34 | 35 | 36 | 50 | 54 | 55 | 57 | 59 | 75),
+        // PKTINFO, HOPOPTS, RTHDRDSTOPTS, RTHDR, DSTOPTS, TRANSPARENT; JOIN and LEAVE_GROUP, JOIN and LEAVE_ANYCAST, the MCAST set.
+        41 => {
+            matches!(name, 2..=6 | 20 | 21 | 27 | 28 | 32 | 34 | 35 | 36 | 42..=48 | 50 | 54 | 55 | 57 | 59 | 75)
+        }
         _ => false,
     }
 }

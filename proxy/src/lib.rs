@@ -26,6 +26,8 @@ pub mod unit;
 
 pub mod dns;
 
+pub mod selftest;
+
 pub mod config;
 pub mod control;
 

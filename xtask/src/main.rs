@@ -12,6 +12,7 @@ mod demo;
 mod deny;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod leftovers;
 mod paths;
 mod policy;
@@ -53,6 +54,8 @@ enum Command {
     Deny(deny::Args),
     /// Run the cases of the shipped policies
     Policy(policy::Args),
+    /// Boot the supported kernels in an emulator and try every way out on each
+    Kernels(kernels::Args),
     /// Everything a change must pass, in one go
     Ci(ci::Args),
     /// Print what tests could have left on this machine, as JSON
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Deny(args) => deny::run(&args),
         Command::Policy(args) => policy::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Leftovers => leftovers::print(),
     };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AgentName, BoundValue, BundleHash, Decision, Evidence, Identity, MaskedColumn, Operation, Outcome,
-    Principal, Protocol, RequestId, SessionId, Tally, TicketId, UnixMillis, UpstreamTlsMode,
+    Principal, Protocol, RequestId, SelftestResult, SessionId, Tally, TicketId, UnixMillis, UpstreamTlsMode,
 };
 
 /// Version of the schema, written as `v` into every record.
@@ -64,6 +64,14 @@ pub enum Event<'a> {
         action: Cow<'a, str>,
         /// To whom or what.
         target: Cow<'a, str>,
+    },
+    /// Every way out was tried on the installed guard.
+    Selftest {
+        /// Who ran it.
+        by: Cow<'a, str>,
+        /// What came of it.
+        #[serde(flatten)]
+        result: Cow<'a, SelftestResult>,
     },
     /// A connection became a session.
     SessionOpened {

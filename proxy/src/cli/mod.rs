@@ -12,6 +12,7 @@ pub mod guard;
 pub mod live;
 pub mod policy;
 pub mod run;
+pub mod selftest;
 
 use std::error::Error;
 use std::io;
@@ -86,11 +87,19 @@ enum Command {
     /// Author policy with confidence.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Try every way out of an agents' cgroup and print what came of it.
+    Selftest(selftest::Args),
     /// Take the kernel guard away; refused while a daemon or agents run.
     Uninstall(live::Uninstall),
     /// Statement parser process; started by the daemon.
     #[command(hide = true)]
     SqlWorker,
+    /// The stage of the self-test; started by it.
+    #[command(hide = true)]
+    SelftestStage(crate::selftest::StageArgs),
+    /// The hostile process of the self-test; started by it.
+    #[command(hide = true)]
+    SelftestAgent(crate::selftest::AgentArgs),
 }
 
 /// Runs the command line and returns the process's exit code.
@@ -123,6 +132,9 @@ pub fn main() -> ExitCode {
         Command::Audit(command) => audit::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Uninstall(args) => live::uninstall(&args),
+        Command::Selftest(args) => selftest::run(&args),
+        Command::SelftestStage(args) => selftest::stage(&args),
+        Command::SelftestAgent(args) => selftest::agent(&args),
         Command::SqlWorker => return crate::sql::worker_main(),
     };
     match result {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::approval::{Ticket, Vote};
 use crate::audit::KernelCounts;
-use crate::model::{AgentName, SessionId, TicketId, UnixMillis};
+use crate::model::{AgentName, SelftestResult, SessionId, TicketId, UnixMillis};
 use crate::session::Summary;
 
 /// One call.
@@ -38,6 +38,11 @@ pub enum Call {
     },
     /// What the kernel counted for each account.
     Accounts,
+    /// Puts the result of a self-test into the record.
+    Selftest {
+        /// What came of it.
+        result: SelftestResult,
+    },
     /// Tickets, open ones only unless `all`.
     Tickets {
         /// Closed ones too.

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::api::{AccountState, Answer, Call, StatusReport};
 use crate::approval::{Queue, Vote};
-use crate::model::AgentName;
+use crate::model::{AgentName, SelftestResult};
 use crate::session::Registry;
 use crate::shutdown::{Phase, Shutdown};
 
@@ -58,6 +58,11 @@ pub trait Services: fmt::Debug + Send + Sync {
     /// # Errors
     /// With why it is not one of this agent's, in words for the caller.
     fn place(&self, caller: Peer, agent: &AgentName, step: Option<&str>) -> Result<String, String>;
+    /// Puts the result of a self-test into the record.
+    ///
+    /// # Errors
+    /// With why it is not in the record.
+    fn selftest(&self, by: &str, result: &SelftestResult) -> Result<String, String>;
     /// Whether a process is inside the agents' cgroup, or cannot be shown not to be.
     fn is_agent(&self, pid: Option<i32>) -> bool;
 }
@@ -196,12 +201,16 @@ impl Server {
                 done(self.services.quarantine(&agent, freeze, &caller.name()))
             }
             Call::Release { agent } if caller.uid == 0 => done(self.services.release(&agent, &caller.name())),
+            Call::Selftest { result } if caller.uid == 0 => {
+                done(self.services.selftest(&caller.name(), &result))
+            }
             Call::Accounts if caller.uid == 0 => match self.services.accounts() {
                 Ok(accounts) => Answer::Accounts { accounts },
                 Err(why) => Answer::Refused { why },
             },
             Call::Sessions
             | Call::Accounts
+            | Call::Selftest { .. }
             | Call::Kill { .. }
             | Call::Reload
             | Call::Quarantine { .. }

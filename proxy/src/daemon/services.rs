@@ -24,7 +24,7 @@ use crate::control::{
 use crate::gate::{Gate, PrincipalSource};
 use crate::identity::{Resolver, Steps};
 use crate::intercept::{self, AccountCounts, Counters, Guard, Unreachable};
-use crate::model::{AgentName, Identity, Principal, UnixMillis};
+use crate::model::{AgentName, Identity, Principal, SelftestResult, UnixMillis};
 use crate::policy::Live;
 use crate::protocol::contract::Unreached;
 use crate::session::{Quarantine, Registry};
@@ -181,6 +181,14 @@ impl Services for Running {
 
     fn place(&self, caller: Peer, agent: &AgentName, step: Option<&str>) -> Result<String, String> {
         placing::place(self, caller, agent, step)
+    }
+
+    fn selftest(&self, by: &str, result: &SelftestResult) -> Result<String, String> {
+        let event = Event::Selftest { by: by.into(), result: Cow::Borrowed(result) };
+        match self.appender.append(&event) {
+            Ok(_) => Ok("the result is in the record".to_owned()),
+            Err(error) => Err(format!("the result is not in the record: {error}")),
+        }
     }
 
     fn is_agent(&self, pid: Option<i32>) -> bool {

@@ -55,6 +55,7 @@ pub use proxy_common::ABI as LAYOUT;
 pub use proxy_common::event::Reason;
 pub use proxy_common::names::SLOTS;
 pub use sights::{Sight, Sights};
+pub use sys::raw;
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
 pub use unreachable::Unreachable;
 pub use uplinks::{Uplink, uplinks};

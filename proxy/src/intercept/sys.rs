@@ -4,6 +4,8 @@
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
+pub mod raw;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};

@@ -8,6 +8,7 @@ mod ids;
 mod operation;
 mod outcome;
 mod principal;
+mod selftest;
 mod session;
 mod target;
 
@@ -18,6 +19,7 @@ pub use ids::{RequestId, SessionId, TicketId, UnixMillis};
 pub use operation::{BoundValue, ColumnName, Effect, Operation, RelationName};
 pub use outcome::{Fault, Outcome, Tally};
 pub use principal::{AgentName, Ancestor, Evidence, Identity, Principal, Unidentified};
+pub use selftest::SelftestResult;
 pub use session::Session;
 pub use target::{
     AddressPattern, Credential, PatternError, Protocol, RESOLVER, Resource, Secret, UpstreamTls,

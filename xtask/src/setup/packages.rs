@@ -53,6 +53,14 @@ const NEEDED: &[Need] = &[
     ("python3-psycopg2", Proof::Package, Purpose::Test, "psycopg 2, a client of the tests"),
     ("python3-asyncpg", Proof::Package, Purpose::Test, "asyncpg, a client of the tests"),
     ("python3-pg8000", Proof::Package, Purpose::Test, "pg8000, a client of the tests"),
+    (
+        "qemu-system-x86",
+        Proof::Program("qemu-system-x86_64"),
+        Purpose::Ci,
+        "boots the supported kernels, to try the guard on each",
+    ),
+    ("xz-utils", Proof::Program("xz"), Purpose::Ci, "unpacks those kernels' modules"),
+    ("binutils", Proof::Program("strip"), Purpose::Ci, "makes the program small enough for a guest"),
     ("nodejs", Proof::Program("node"), Purpose::Test, "runs the Node client"),
     ("npm", Proof::Program("npm"), Purpose::Test, "fetches the Node client"),
 ];

@@ -1,0 +1,100 @@
+//! `chaperone selftest`: tries every way out and prints what came of it.
+//!
+//! Ends with 1 when one gets out that is not known to, or when the witness did not see a control; with 0 otherwise. Known
+//! ways out are printed and counted. With a daemon the result goes into the record; without one it says that it does not.
+//! Known limit: parts of the test can be chosen, and then the result is about those.
+
+use std::process::ExitCode;
+
+use super::{ConfigFile, FAILED, print_json, with_causes};
+use crate::control::{Answer, Call};
+use crate::model::SelftestResult;
+use crate::selftest::{self, AgentArgs, Method, Plan, Report, StageArgs, Verdict};
+
+/// Options of `selftest`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Test a guard of its own, in namespaces of its own; needs no daemon and records nothing.
+    #[arg(long)]
+    standalone: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Only these rows, by name, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these launch methods: slice, run-root, run-uid, namespace.
+    #[arg(long, value_delimiter = ',')]
+    methods: Vec<String>,
+    /// Kernel programs to switch off, to see what the others are good for.
+    #[arg(long, value_delimiter = ',', hide = true, requires = "standalone")]
+    without: Vec<String>,
+}
+
+/// Tries everything.
+///
+/// # Errors
+/// When the test could not be run to its end.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let named = |name: &String| {
+        Method::named(name).ok_or_else(|| anyhow::anyhow!("there is no launch method `{name}`"))
+    };
+    let plan = Plan {
+        only: args.only.clone(),
+        methods: args.methods.iter().map(named).collect::<anyhow::Result<_>>()?,
+        without: args.without.clone(),
+        installed: None,
+    };
+    let config = if args.standalone { None } else { Some(args.file.load()?) };
+    let installed = config.as_ref().map(|config| config.intercept.clone());
+    let report = selftest::run(&Plan { installed, ..plan })?;
+    let recorded = match &config {
+        None => "not recorded: no daemon was asked".to_owned(),
+        Some(_) => record(args, &report),
+    };
+    if args.json {
+        print_json(&report)?;
+        eprintln!("chaperone: {recorded}");
+    } else {
+        println!("{}{recorded}", report.table());
+    }
+    Ok(ExitCode::from(if report.is_good() { 0 } else { FAILED }))
+}
+
+/// Has the daemon put the result into the record.
+fn record(args: &Args, report: &Report) -> String {
+    let count = |verdict| u32::try_from(report.count(verdict)).unwrap_or(u32::MAX);
+    let result = SelftestResult {
+        kernel: report.kernel.clone(),
+        held: count(Verdict::Good),
+        known: count(Verdict::Known),
+        untried: count(Verdict::Untried),
+        out: report.faults(),
+    };
+    match args.file.call(&Call::Selftest { result }) {
+        Ok(Answer::Done { what }) => what,
+        Ok(Answer::Refused { why }) => format!("not recorded: {why}"),
+        Ok(_) => "not recorded: the daemon answered something else".to_owned(),
+        Err(problem) => format!("not recorded: {}", with_causes(problem.as_ref())),
+    }
+}
+
+/// The stage's own process.
+///
+/// # Errors
+/// When the stage cannot be built.
+pub fn stage(args: &StageArgs) -> anyhow::Result<ExitCode> {
+    print_json(&selftest::stage(args)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The hostile process.
+///
+/// # Errors
+/// When it cannot get where it was told to go.
+pub fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
+    selftest::agent(args)?;
+    Ok(ExitCode::SUCCESS)
+}
