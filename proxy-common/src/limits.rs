@@ -19,6 +19,9 @@ pub const ACCOUNTS_MAX: usize = 16_384;
 /// Quarantined cgroups: an agent has one for its runs and one for each unit it matches.
 pub const QUARANTINED_MAX: usize = 4096;
 
+/// Runs that closed a jail around themselves: more than a host runs at a time. A run that finds no room is not started.
+pub const JAILED_MAX: usize = 16_384;
+
 /// Connections between `connect()` and their arrival at the proxy. An entry lives for one loopback handshake;
 /// 65536 is more than the ports one address pair has. A plain hash: when it is full a new connection has no
 /// identity and is refused, where an LRU would let a flood evict other agents' identities.

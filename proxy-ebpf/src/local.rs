@@ -2,15 +2,18 @@
 //!
 //! The kernel tells the socket and the process, not the name; and no name would do: a relative path, a link and a path by
 //! descriptor name the same socket. So all of them are denied, or none. Pairs and inherited sockets have no name and pass.
-//! Quarantine denies them whatever the operator says. Minimum kernel 6.7.
+//! Where root closed a jail around a run, the jail decides which there are. Quarantine denies them whatever the operator says. Minimum kernel 6.7.
 //! Known limit: who is behind the name is not known here, so an agent's talk to itself by name is denied as well.
 
 use proxy_common::event::Reason;
 
 use crate::account::{self, Standing};
-use crate::context::{Address, Caller};
+use crate::context::{Address, Caller, current_ancestor};
 use crate::denial::{self, ALLOW};
 use crate::maps;
+
+/// How deep below the parent a run's cgroup lies: below the folder of its agent.
+const RUN: u32 = 2;
 
 /// For a socket that was made by an agent.
 #[inline(always)]
@@ -27,7 +30,8 @@ pub fn verdict() -> i32 {
         return denial::local(Reason::Quarantined);
     }
     let caller = Caller::now();
-    if maps::denies_local(&maps::parent(), caller.uid) {
+    let parent = maps::parent();
+    if maps::denies_local(&parent, caller.uid, current_ancestor(parent.level + RUN)) {
         return denial::local(Reason::UnixSocket);
     }
     denial::seen_local(&caller);

@@ -16,8 +16,8 @@ use proxy_common::account::{
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
 use proxy_common::flow::{BOUND, DNS, FlowKey, LOCAL, PROXY, Stamp};
 use proxy_common::limits::{
-    ACCOUNTS_MAX, DATAGRAM_FLOWS_MAX, EVENTS_BYTES, FLOWS_MAX, QUARANTINED_MAX, SCOPES_MAX, SIGHTED_MAX,
-    SIGHTS_BYTES, UNREACHABLE_MAX,
+    ACCOUNTS_MAX, DATAGRAM_FLOWS_MAX, EVENTS_BYTES, FLOWS_MAX, JAILED_MAX, QUARANTINED_MAX, SCOPES_MAX,
+    SIGHTED_MAX, SIGHTS_BYTES, UNREACHABLE_MAX,
 };
 use proxy_common::names::{DatagramFlow, DatagramKey, Resolvers};
 use proxy_common::scope::{EVERYWHERE, Scope};
@@ -61,6 +61,10 @@ static ACCOUNTS: HashMap<u64, Account, ACCOUNTS_MAX> = HashMap::new();
 /// Cgroups of which nothing may leave; the value says nothing.
 #[btf_map]
 static QUARANTINED: HashMap<u64, u32, QUARANTINED_MAX> = HashMap::new();
+
+/// Cgroups of runs around which root closed a jail; the value says nothing.
+#[btf_map]
+static JAILED: HashMap<u64, u32, JAILED_MAX> = HashMap::new();
 
 #[btf_map]
 static UNREACHABLE: LruHashMap<DestinationKey, Unreachable, UNREACHABLE_MAX> = LruHashMap::new();
@@ -343,11 +347,20 @@ pub fn watches_sockets(parent: &Parent) -> bool {
     parent.flags & SENTINEL != 0
 }
 
-/// Whether this user may not use unix sockets by name.
+/// Whether this user may not use unix sockets by name, in a run of this cgroup. A jail has its own answer to them, and an agent
+/// in one may talk to itself, unless the operator denied it to everybody.
 #[inline(always)]
-pub fn denies_local(parent: &Parent, uid: u32) -> bool {
-    let rule = if uid == 0 { UNIX_DENIED_TO_ROOT } else { UNIX_DENIED };
-    parent.flags & rule != 0
+pub fn denies_local(parent: &Parent, uid: u32, run: u64) -> bool {
+    if parent.flags & UNIX_DENIED_TO_ROOT != 0 {
+        return true;
+    }
+    uid != 0 && parent.flags & UNIX_DENIED != 0 && !is_jailed(run)
+}
+
+#[inline(always)]
+fn is_jailed(run: u64) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { JAILED.get(&run) }.is_some()
 }
 
 /// Counts.

@@ -92,6 +92,7 @@ pub fn run(
         let run = cgroup.path().strip_prefix(mount.mount()).context("the run's cgroup left the tree")?;
         steps.note(run, step).context("could not keep the step")?;
     }
+    intercept::note_jail(settings, &cgroup)?;
     cgroup.admit(std::process::id())?;
     become_agent(&args.command, jail, &Launcher::Root(account))
 }

@@ -4,6 +4,7 @@
 //! A cgroup's id is the inode number of its directory, the same number the kernel programs see.
 //! Known limit: the tree is found in this process's own mount and cgroup namespaces.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -283,6 +284,17 @@ impl Cgroup {
     #[must_use]
     pub fn sweep(&self, keep: &[u64]) -> usize {
         sweep_below(&self.path, keep)
+    }
+
+    /// Ids of the cgroups of runs, whether they are over or not.
+    #[must_use]
+    pub fn runs(&self) -> BTreeSet<u64> {
+        let agents = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let runs = agents.flat_map(|agent| fs::read_dir(agent.path()).into_iter().flatten().flatten());
+        runs.filter_map(|run| run.metadata().ok())
+            .filter(fs::Metadata::is_dir)
+            .map(|facts| facts.ino())
+            .collect()
     }
 
     /// Removes the cgroups of runs that are over: launchers become the agent and cannot clean up behind it. A run made after

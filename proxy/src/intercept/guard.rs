@@ -27,6 +27,7 @@ use super::error::InterceptError;
 use super::events::{Counters, Events};
 use super::fitting::{self, Fitting, Link, daemon_place, needed, own_netns, settle};
 use super::follow::Voice;
+use super::jails;
 use super::listener::Listener;
 use super::maps::{Held, PARENT, Tables};
 use super::namespaces::{Elsewhere, Namespaces};
@@ -324,7 +325,10 @@ impl Guard {
     /// # Errors
     /// When it cannot be told which must stay.
     pub fn sweep_runs(&self, before: SystemTime) -> Result<usize, InterceptError> {
-        Ok(self.parent().sweep_runs(before, &self.accounts()?.quarantined()?))
+        let parent = self.parent();
+        let gone = parent.sweep_runs(before, &self.accounts()?.quarantined()?);
+        jails::forget(&self.tables, &parent)?;
+        Ok(gone)
     }
 
     /// The kernel's counts per agent, and the switch that stops one.

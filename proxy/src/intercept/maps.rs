@@ -26,11 +26,12 @@ pub(super) const DATAGRAMS: &str = "DATAGRAMS";
 pub(super) const PARENT: &str = "PARENT";
 pub(super) const ACCOUNTS: &str = "ACCOUNTS";
 pub(super) const QUARANTINED: &str = "QUARANTINED";
+pub(super) const JAILED: &str = "JAILED";
 pub(super) const UNREACHABLE: &str = "UNREACHABLE";
 pub(super) const SIGHTED: &str = "SIGHTED";
 pub(super) const SIGHTS: &str = "SIGHTS";
 /// Every table of the object; each is pinned.
-pub(super) const ALL: [&str; 13] = [
+pub(super) const ALL: [&str; 14] = [
     SOCKETS,
     FLOWS,
     RESOLVERS,
@@ -39,6 +40,7 @@ pub(super) const ALL: [&str; 13] = [
     PARENT,
     ACCOUNTS,
     QUARANTINED,
+    JAILED,
     UNREACHABLE,
     EVENTS,
     COUNTERS,
@@ -84,6 +86,10 @@ impl Tables {
 
     pub(super) fn accounts(&self) -> Result<HashMap<MapData, u64, Account>, InterceptError> {
         self.open(ACCOUNTS, HashMap::try_from)
+    }
+
+    pub(super) fn jailed(&self) -> Result<HashMap<MapData, u64, u32>, InterceptError> {
+        self.open(JAILED, HashMap::try_from)
     }
 
     pub(super) fn quarantined(&self) -> Result<HashMap<MapData, u64, u32>, InterceptError> {

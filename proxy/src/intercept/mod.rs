@@ -24,6 +24,7 @@ mod events;
 mod fitting;
 mod follow;
 mod guard;
+mod jails;
 mod listener;
 mod maps;
 mod namespaces;
@@ -47,6 +48,7 @@ pub use error::InterceptError;
 pub use events::{Counters, DenyEvent, Events};
 pub use follow::{Hello, Line, Word, voice_of};
 pub use guard::{Guard, counts, effective, scopes, uninstall};
+pub use jails::note_jail;
 pub use listener::{Connection, Listener};
 pub use namespaces::{Elsewhere, Met, NamespaceError, Namespaces, PER_ACCOUNT_MAX};
 pub use optional::Feature;
@@ -77,8 +79,9 @@ pub enum UnixSockets {
     Open,
     /// Each use is recorded.
     Audited,
-    /// Each use is denied, where the kernel can; what runs as root is recorded: a service manager speaks to the journal from
-    /// within a unit's cgroup before it becomes the agent.
+    /// Each use is denied, where the kernel can, but to runs in a jail and to what runs as root; those are recorded. A jail says
+    /// itself which sockets there are, and a service manager speaks to the journal from within a unit's cgroup before it becomes
+    /// the agent.
     DeniedUnlessRoot,
     /// Each use is denied; where the kernel cannot, there is no guard.
     Denied,

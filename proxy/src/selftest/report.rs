@@ -62,6 +62,8 @@ pub enum Expected {
 pub enum Layer {
     /// Packets that leave.
     Egress,
+    /// Packets that arrive.
+    Ingress,
     /// Sockets that are made.
     Create,
     /// Options that are set.
@@ -84,6 +86,7 @@ impl Layer {
     pub fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Egress => &["agent_egress"],
+            Self::Ingress => &["agent_ingress"],
             Self::Create => &["agent_create"],
             Self::Option => &["agent_option"],
             Self::Bind => &["agent_bind4", "agent_bind6"],

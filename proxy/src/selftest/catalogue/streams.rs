@@ -8,7 +8,7 @@ use crate::selftest::attempts::tcp;
 use crate::selftest::report::{Expected, Layer, Method};
 use crate::selftest::{PROXY_PORT, SINK_PORT};
 use Expected::{Caught, Redirected, Stopped};
-use Layer::{Bind, Connect, Egress, Option, Sentinel};
+use Layer::{Bind, Connect, Egress, Ingress, Option, Sentinel};
 use Method::Namespace;
 
 pub(super) static ROWS: [Vector; 27] = [
@@ -102,14 +102,14 @@ pub(super) static ROWS: [Vector; 27] = [
     ),
     row("50", ("tcp-tls-dns", "DNS over TLS"), Redirected, tcp::over_tls, &[Connect, Sentinel, Egress])
         .but(More { lands: 853, ..PLAIN }),
-    row("53", ("inbound", "an outsider dials in"), Stopped, tcp::inbound, &[Egress])
+    row("53", ("inbound", "an outsider dials in"), Stopped, tcp::inbound, &[Egress, Ingress])
         .but(More { provoked: true, ..PLAIN }),
     row(
         "53",
         ("inbound-stamped", "the same to a socket that was redirected before"),
         Stopped,
         tcp::stamped_listener,
-        &[Egress],
+        &[Egress, Ingress],
     )
     .but(More { provoked: true, ..PLAIN }),
     row(
