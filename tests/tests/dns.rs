@@ -185,6 +185,15 @@ fn questions_over_tcp_and_over_every_kind_of_socket_are_answered_alike() {
 }
 
 #[test]
+fn a_connection_to_a_resolver_is_recorded_so_that_the_kernels_counts_and_the_record_agree() {
+    let stage = Stage::open(Liar::Honest);
+    stage.says("print(tcp('www.example'), tcp('www.other'))");
+    assert_eq!(stage.records("resolver_connected").len(), 2);
+    let seen = stage.daemon.cli(&["audit", "verify", "--kernel"]).unwrap();
+    assert!(seen.status.success() && seen.stdout.contains("2 to resolvers"), "{}", seen.both());
+}
+
+#[test]
 fn only_addresses_are_told_and_hints_for_encrypted_connections_are_not() {
     let stage = Stage::open(Liar::Honest);
     let printed = stage.says(

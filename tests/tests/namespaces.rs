@@ -329,6 +329,25 @@ fn an_agent_with_too_many_namespaces_is_refused_more_and_others_are_not() {
 }
 
 #[test]
+fn a_question_to_any_resolver_is_answered_in_another_namespace_too() {
+    let stage = Stage::open();
+    let script = "unshare(); raise_loopback()\n\
+        question = b'\\x12\\x34\\x01\\x00\\x00\\x01' + bytes(6) + b'\\x03www\\x07example\\x00\\x00\\x01\\x00\\x01'\n\
+        s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(1)\n\
+        for turn in range(50):\n\
+        \x20   try:\n\
+        \x20       s.sendto(question, ('192.0.2.53', 53)); answer, sender = s.recvfrom(512); break\n\
+        \x20   except (PermissionError, TimeoutError):\n\
+        \x20       time.sleep(0.1)\n\
+        print(sender[0], answer[:2] == question[:2], answer[3] & 15)";
+    let said = process::run(&mut stage.python("guest", script), LIMIT).unwrap().success().unwrap();
+    // No policy permits the name: it does not exist for this agent.
+    assert_eq!(said.trim(), "192.0.2.53 True 3");
+    let denied = stage.records("name_denied", 1);
+    assert_eq!(denied[0]["agent"], "worker");
+}
+
+#[test]
 fn a_container_lives_through_a_restart_of_the_daemon_and_cannot_take_its_port_meanwhile() {
     let mut stage = Stage::open();
     let port = stage.port();

@@ -172,6 +172,13 @@ pub enum Event<'a> {
         /// Questions on it.
         questions: u64,
     },
+    /// An agent connected to a resolver over TCP; what it asked for stands in records of its own.
+    ResolverConnected {
+        /// Id of the cgroup right below the agents' parent, under which the kernel counted it.
+        account: u64,
+        /// The resolver it meant.
+        destination: SocketAddr,
+    },
     /// The kernel programs refused connections.
     KernelDenied {
         /// The agent, if the cgroup is one.

@@ -1,7 +1,7 @@
 //! Holding the record against the kernel's counts: was every connection that reached the daemon recorded?
 //!
 //! The kernel counts a connection for its account before the daemon sees it. The record tells of each one session or one
-//! refusal. Since the record says that counting started, the two must be equal, but for connections the daemon has in hand.
+//! refusal, or that it went to a resolver. Since the record says that counting started, the two must be equal, but for connections the daemon has in hand.
 //! A connection that a daemon had accepted when it was killed is in neither end of the record: it shows as missing, with the
 //! number of daemons that ended without a word.
 //! Refuses nothing; whoever calls has verified the chain first, or an edited record could hide what is missing.
@@ -30,6 +30,7 @@ struct Told {
     agent: Option<String>,
     sessions: u64,
     refused: u64,
+    to_resolvers: u64,
     closed: Option<KernelCounts>,
 }
 
@@ -68,6 +69,8 @@ pub struct Finding {
     pub sessions: u64,
     /// Refusals recorded.
     pub refused: u64,
+    /// Connections to resolvers recorded.
+    pub to_resolvers: u64,
     /// Connections in the daemon's hands.
     pub in_hand: u64,
     /// How they compare.
@@ -106,6 +109,10 @@ impl Reconciler {
             "connection_refused" => {
                 let told = self.told(number("/account"), record);
                 told.refused = told.refused.saturating_add(1);
+            }
+            "resolver_connected" => {
+                let told = self.told(number("/account"), record);
+                told.to_resolvers = told.to_resolvers.saturating_add(1);
             }
             "account_closed" => {
                 let told = self.told(number("/account"), record);
@@ -149,7 +156,7 @@ impl Reconciler {
         // An account that is still in the kernel's table may have been closed in the record just before a crash.
         let kernel = seen.map(|seen| seen.counts).or(told.closed);
         let in_hand = seen.map_or(0, |seen| seen.in_hand);
-        let recorded = told.sessions.saturating_add(told.refused);
+        let recorded = told.sessions.saturating_add(told.refused).saturating_add(told.to_resolvers);
         let delivered = kernel.map_or(0, |counts| counts.delivered);
         let (kernel_side, record_side) = (delivered, recorded.saturating_add(in_hand));
         let difference = if kernel_side > record_side {
@@ -159,8 +166,8 @@ impl Reconciler {
         } else {
             Difference::None
         };
-        let Told { agent, sessions, refused, .. } = told;
-        Finding { account, agent, kernel, sessions, refused, in_hand, difference }
+        let Told { agent, sessions, refused, to_resolvers, .. } = told;
+        Finding { account, agent, kernel, sessions, refused, to_resolvers, in_hand, difference }
     }
 }
 
@@ -211,9 +218,10 @@ mod tests {
             opened("s-2", 7),
             closed("s-3", 7),
             refused(7),
+            json!({"event": "resolver_connected", "account": 7}),
         ];
-        assert_eq!(compare(&records, &[seen(7, 4, 0)]), [Difference::None]);
-        assert_eq!(compare(&records, &[seen(7, 5, 1)]), [Difference::None]);
+        assert_eq!(compare(&records, &[seen(7, 5, 0)]), [Difference::None]);
+        assert_eq!(compare(&records, &[seen(7, 6, 1)]), [Difference::None]);
     }
 
     #[test]

@@ -138,12 +138,12 @@ pub async fn run(config: Config, holder: Holder) -> Result<(), DaemonError> {
     let log = Log::open(&config.audit, &clock, &shutdown)?;
     let guard = Arc::new(guard_of(&config, holder)?);
     let (sessions, running) = build(&config, &clock, &shutdown, &log, &guard).await?;
-    let (namespaces, elsewhere) = guard.namespaces(&shutdown)?;
+    let (namespaces, elsewhere, askers) = guard.namespaces(&shutdown)?;
     let mut arrivals = Arrivals::new(guard.listen()?, namespaces.clone(), elsewhere);
     let signs = Signs { sights: guard.sights()?, births: guard.births()? };
     namespaces::start((&namespaces, signs), &running, &shutdown).await?;
     let resolver = Names::new(&config.dns, asker(&sessions, &running));
-    let streams = names::start(&resolver, guard.name_ports()?, &shutdown);
+    let streams = names::start(&resolver, (guard.name_ports()?, askers), &shutdown);
     watchers::start(&sessions, &running, (&guard, &resolver))?;
     // Before anybody can see that the daemon runs, and tell it to stop.
     let mut signals = Signals::listen()?;
@@ -265,7 +265,7 @@ async fn accept(
             },
             _ = alive.tick() => notifier.alive(),
             accepted = arrivals.accept() => match accepted {
-                Ok(connection) => serve(connection, (sessions, streams)),
+                Ok(connection) => serve(connection, (sessions, streams), running),
                 Err(error) => {
                     tracing::error!(%error, "connections are not accepted at the moment");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -298,10 +298,28 @@ async fn take_the_rest(mut arrivals: Arrivals, sessions: &Sessions, guard: &Guar
 }
 
 /// Hands a connection to whom it is for: questions to a resolver are no session.
-fn serve(connection: Connection, (sessions, streams): (&Sessions, Option<&names::Streams>)) {
+fn serve(
+    connection: Connection,
+    (sessions, streams): (&Sessions, Option<&names::Streams>),
+    running: &Running,
+) {
     let destination = connection.origin.destination;
     match streams.filter(|_| destination.port() == names::PORT) {
-        Some(streams) => streams.serve(connection),
+        Some(streams) => {
+            let account = connection.origin.account;
+            let arrived = sessions.gate.arrived(account, destination);
+            // Not answered unless it is recorded; dropped, it is turned away, and that is tried to be recorded.
+            match running.appender.append(&Event::ResolverConnected { account, destination }) {
+                Ok(_) => {
+                    arrived.is_recorded();
+                    streams.serve(connection);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a connection to a resolver is refused: it cannot be recorded");
+                    reset_on_close(&connection.stream);
+                }
+            }
+        }
         None => {
             let Connection { stream, origin } = connection;
             sessions.serve(Arrival { stream, destination, origin: origin_of(&origin) });

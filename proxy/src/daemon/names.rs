@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::origin_of;
 use crate::dns::{Names, STREAMS_MAX};
 use crate::identity::ProcessOrigin;
-use crate::intercept::{Connection, Datagram, NamePort};
+use crate::intercept::{Askers, AskersElsewhere, Connection, Datagram, NamePort};
 use crate::shutdown::{Phase, Shutdown};
 
 /// Port of resolvers over TCP.
@@ -32,7 +32,11 @@ pub(super) struct Streams {
 }
 
 /// Starts answering on these ports; without any nothing is answered, over TCP neither.
-pub(super) fn start(names: &Names, ports: Vec<NamePort>, shutdown: &Shutdown) -> Option<Streams> {
+pub(super) fn start(
+    names: &Names,
+    (ports, mut elsewhere): (Vec<NamePort>, AskersElsewhere),
+    shutdown: &Shutdown,
+) -> Option<Streams> {
     if ports.is_empty() {
         return None;
     }
@@ -48,6 +52,19 @@ pub(super) fn start(names: &Names, ports: Vec<NamePort>, shutdown: &Shutdown) ->
             }
         });
     }
+    let (others, places, end) = (names.clone(), Arc::clone(&seats), shutdown.clone());
+    shutdown.spawn("names-elsewhere", async move {
+        let taking = async {
+            while let Some(askers) = elsewhere.next().await {
+                serve_inside(&others, askers, &places, &end);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = end.reached(Phase::Draining) => {}
+            () = taking => {}
+        }
+    });
     let (keeper, end) = (names.clone(), shutdown.clone());
     shutdown.spawn("names-record", async move {
         let counting = async {
@@ -64,6 +81,23 @@ pub(super) fn start(names: &Names, ports: Vec<NamePort>, shutdown: &Shutdown) ->
     });
     let seats = Arc::new(Semaphore::new(STREAMS_MAX));
     Some(Streams { names: names.clone(), seats, shutdown: shutdown.clone() })
+}
+
+/// Answers in another network namespace until it is given up.
+fn serve_inside(names: &Names, askers: Askers, seats: &Arc<Semaphore>, shutdown: &Shutdown) {
+    let Askers { ports, until } = askers;
+    for port in ports {
+        let (names, seats, end) = (names.clone(), Arc::clone(seats), shutdown.clone());
+        let mut until = until.clone();
+        shutdown.spawn("names-inside", async move {
+            tokio::select! {
+                biased;
+                () = end.reached(Phase::Draining) => {}
+                _ = until.changed() => {}
+                () = serve(&names, Arc::new(port), &seats, &end) => {}
+            }
+        });
+    }
 }
 
 async fn serve(names: &Names, port: Arc<NamePort>, seats: &Arc<Semaphore>, shutdown: &Shutdown) {

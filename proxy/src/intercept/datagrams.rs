@@ -62,9 +62,13 @@ pub struct Datagram {
 pub struct NamePort {
     socket: UdpSocket,
     netns_cookie: u64,
+    host_netns: u64,
     first: u16,
-    flows: Arc<HashMap<MapData, DatagramKey, DatagramFlow>>,
+    flows: Flows,
 }
+
+/// Whose a source port is.
+pub(super) type Flows = Arc<HashMap<MapData, DatagramKey, DatagramFlow>>;
 
 /// aya's tables have no `Debug` of their own.
 impl std::fmt::Debug for NamePort {
@@ -84,7 +88,8 @@ impl NamePort {
                 let address = SocketAddr::new(ip, port);
                 match bind(address) {
                     Ok((socket, netns_cookie)) => {
-                        all.push(Self { socket, netns_cookie, first, flows: Arc::clone(&flows) });
+                        let flows = Arc::clone(&flows);
+                        all.push(Self { socket, netns_cookie, host_netns: netns_cookie, first, flows });
                     }
                     // Where there is no IPv6 no agent can ask over it either.
                     Err(problem) if ip.is_ipv6() && lacks_ipv6(&problem) => {}
@@ -93,6 +98,17 @@ impl NamePort {
             }
         }
         Ok(all)
+    }
+
+    /// One that was opened in another network namespace. Needs a tokio runtime.
+    pub(super) fn inside(
+        socket: std::net::UdpSocket,
+        (netns_cookie, host_netns): (u64, u64),
+        first: u16,
+        flows: &Flows,
+    ) -> io::Result<Self> {
+        let socket = UdpSocket::from_std(socket)?;
+        Ok(Self { socket, netns_cookie, host_netns, first, flows: Arc::clone(flows) })
     }
 
     /// The next question of an agent. Cancel-safe: a datagram is either returned or still queued.
@@ -130,7 +146,7 @@ impl NamePort {
         let DatagramFlow { stamp, seen_ns } = self.flows.get(&key, 0).ok()?;
         let fresh = sys::boot_ns().ok()?.saturating_sub(seen_ns) < FLOW_FRESH_NS;
         (fresh && stamp.kind == DNS && stamp.proxy_port == self.first)
-            .then(|| Origin::from_stamp(&stamp, self.netns_cookie))
+            .then(|| Origin::from_stamp(&stamp, self.host_netns))
     }
 }
 

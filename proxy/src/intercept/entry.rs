@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
+
+use proxy_common::names::SLOTS;
 
 use super::listener::lacks_ipv6;
 use super::namespaces::NamespaceError;
@@ -41,6 +43,8 @@ pub(super) struct Inside {
     pub(super) v4: TcpListener,
     /// Absent where the kernel has no IPv6.
     pub(super) v6: Option<TcpListener>,
+    /// The resolver's ports, none where it is switched off.
+    pub(super) names: Vec<UdpSocket>,
 }
 
 /// The namespace that this process is in: the host's.
@@ -74,20 +78,20 @@ impl Found {
         Ok(Self { place: (facts.dev(), facts.ino()), account: before, netns })
     }
 
-    /// Opens the proxy's port in it.
-    pub(super) fn open(self, port: u16) -> Result<Inside, NamespaceError> {
+    /// Opens the proxy's port in it, and the resolver's from `names` on.
+    pub(super) fn open(self, port: u16, names: Option<u16>) -> Result<Inside, NamespaceError> {
         let enter = |action, source| NamespaceError::Enter { action, source };
         let thread = std::thread::Builder::new().name("namespace".to_owned()).spawn(move || {
             setns(&self.netns, CloneFlags::CLONE_NEWNET)
                 .map_err(|source| enter("enter it", source.into()))?;
-            listen_here(port)
+            listen_here(port, names)
         });
         let thread = thread.map_err(|source| enter("start a thread for it", source))?;
         thread.join().unwrap_or_else(|_| Err(enter("enter it", io::Error::other("its thread ended early"))))
     }
 }
 
-fn listen_here(port: u16) -> Result<Inside, NamespaceError> {
+fn listen_here(port: u16, names: Option<u16>) -> Result<Inside, NamespaceError> {
     let port_taken =
         |address: SocketAddr| move |source: io::Error| NamespaceError::Port { port: address.port(), source };
     let (v4, v6) =
@@ -100,20 +104,42 @@ fn listen_here(port: u16) -> Result<Inside, NamespaceError> {
     };
     let cookie = sys::netns_cookie(&first)
         .map_err(|source| NamespaceError::Enter { action: "ask for its cookie", source })?;
-    Ok(Inside { cookie, v4: first, v6: second })
+    let names = names.map_or_else(|| Ok(Vec::new()), |first| questions(first, second.is_some()))?;
+    Ok(Inside { cookie, v4: first, v6: second, names })
+}
+
+/// The resolver's ports on loopback.
+fn questions(first: u16, six: bool) -> Result<Vec<UdpSocket>, NamespaceError> {
+    let slots = u16::try_from(SLOTS).unwrap_or(u16::MAX);
+    let hosts = [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), six.then_some(IpAddr::V6(Ipv6Addr::LOCALHOST))];
+    let ports = first..first.saturating_add(slots);
+    let addresses =
+        ports.flat_map(|port| hosts.into_iter().flatten().map(move |ip| SocketAddr::new(ip, port)));
+    addresses
+        .map(|address| {
+            let opened = made(address, SockType::Datagram).map(UdpSocket::from);
+            opened.map_err(|source| NamespaceError::Port { port: address.port(), source })
+        })
+        .collect()
 }
 
 /// A listener at an address that need not be there yet: a new namespace's loopback is down until somebody raises it.
 fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket: OwnedFd = socket(family, SockType::Stream, flags, None)?;
-    setsockopt(&socket, sockopt::IpFreebind, &true)?;
-    // A restarted daemon must not wait for the old one's finished connections.
-    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let socket = made(address, SockType::Stream)?;
     listen(&socket, Backlog::MAXCONN)?;
     Ok(TcpListener::from(socket))
+}
+
+fn made(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket: OwnedFd = socket(family, kind, flags, None)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    // A restarted daemon must not wait for the old one's finished connections. Datagrams have none, and two that share a port would
+    // take each other's.
+    setsockopt(&socket, sockopt::ReuseAddr, &(kind == SockType::Stream))?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(socket)
 }
 
 /// The name right below `parent` in a process's `/proc/PID/cgroup`; `None` outside.

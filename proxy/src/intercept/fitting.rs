@@ -210,7 +210,7 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
     // A quarantine outlives the daemon that was told of it.
     let about = Parent { flags: known.flags & ANY_QUARANTINED | watch | local, ..about };
     parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
-    let scope = Scope { dns_port: settings.dns_port.unwrap_or(0), ..scope(settings) };
+    let scope = scope(settings);
     let mut scopes = tables.scopes()?;
     [EVERYWHERE, own_netns()?]
         .into_iter()
@@ -218,9 +218,9 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
         .map_err(|source| failed(SCOPES, source))
 }
 
-/// What the programs must know of the proxy in any namespace; the resolver listens in the host's alone.
+/// What the programs must know of the proxy in a namespace: the same in each.
 pub(super) fn scope(settings: &Settings) -> Scope {
-    Scope { proxy_port: settings.port, dns_port: 0, reserved: [0; 2] }
+    Scope { proxy_port: settings.port, dns_port: settings.dns_port.unwrap_or(0), reserved: [0; 2] }
 }
 
 /// Cookie of the network namespace that this process is in: the host's.

@@ -30,7 +30,7 @@ use super::follow::Voice;
 use super::jails;
 use super::listener::Listener;
 use super::maps::{Held, PARENT, Tables};
-use super::namespaces::{Elsewhere, Namespaces};
+use super::namespaces::{AskersElsewhere, Elsewhere, Namespaces};
 use super::optional::{self, Feature};
 use super::pins::Pins;
 use super::programs::{self, ACCEPTED, ProgramStatus};
@@ -263,7 +263,10 @@ impl Guard {
     ///
     /// # Errors
     /// When the tables cannot be opened.
-    pub fn namespaces(&self, shutdown: &Shutdown) -> Result<(Namespaces, Elsewhere), InterceptError> {
+    pub fn namespaces(
+        &self,
+        shutdown: &Shutdown,
+    ) -> Result<(Namespaces, Elsewhere, AskersElsewhere), InterceptError> {
         let about = (self.settings.parent.as_path(), fitting::scope(&self.settings));
         Namespaces::open(about, own_netns()?, &self.tables, shutdown)
     }

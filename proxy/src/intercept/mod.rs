@@ -9,7 +9,7 @@
 //! Other network namespaces than the host's get listeners of their own as soon as an agent is seen in them.
 //! Known limits: the first connection in a new namespace may come too early and is denied; a process that others moved into the
 //! tree keeps the connections it had (start agents with `chaperone run`); unix sockets are seen by name only, and only by kernels
-//! from 6.7 on; datagrams to resolvers are served on the host's namespace alone.
+//! from 6.7 on.
 //! This is the only room with unsafe code, all of it in `sys`.
 
 mod accounts;
@@ -50,7 +50,7 @@ pub use follow::{Hello, Line, Word, voice_of};
 pub use guard::{Guard, counts, effective, scopes, uninstall};
 pub use jails::note_jail;
 pub use listener::{Connection, Listener};
-pub use namespaces::{Elsewhere, Met, NamespaceError, Namespaces, PER_ACCOUNT_MAX};
+pub use namespaces::{Askers, AskersElsewhere, Elsewhere, Met, NamespaceError, Namespaces, PER_ACCOUNT_MAX};
 pub use optional::Feature;
 pub use programs::ProgramStatus;
 pub use proxy_common::ABI as LAYOUT;

@@ -20,9 +20,10 @@ use proxy_common::flow::Stamp;
 use proxy_common::limits::SCOPES_MAX;
 use proxy_common::scope::{EVERYWHERE, Scope};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 
 use super::cgroup::Tree;
+use super::datagrams::{Flows, NamePort};
 use super::entry::{self, Found, Inside, Place};
 use super::error::InterceptError;
 use super::listener::{Connection, Listener};
@@ -30,7 +31,7 @@ use super::maps::{SCOPES, Tables};
 use super::sights::Sight;
 use crate::shutdown::Shutdown;
 
-/// Namespaces of one account. Each costs the daemon three descriptors and a task; a host's agent rarely has a dozen containers.
+/// Namespaces of one account. Each costs the daemon some twenty descriptors and as many tasks; a host's agent rarely has a dozen containers.
 pub const PER_ACCOUNT_MAX: usize = 128;
 /// Namespaces in all: the host's own scope and the one for everywhere need their place in the table.
 const ALL_MAX: usize = SCOPES_MAX - 2;
@@ -118,7 +119,9 @@ struct Inner {
     host: (Place, u64),
     tables: Tables,
     sockets: Arc<SkStorage<MapData, Stamp>>,
+    flows: Flows,
     waiting: mpsc::Sender<Connection>,
+    asking: mpsc::UnboundedSender<Askers>,
     shutdown: Shutdown,
     state: Mutex<State>,
 }
@@ -138,7 +141,27 @@ struct Open {
     cookie: u64,
     account: String,
     empty_looks: u8,
-    _listening: oneshot::Sender<()>,
+    _listening: watch::Sender<()>,
+}
+
+/// The resolver's ports in one namespace, to be served until it is given up.
+#[derive(Debug)]
+pub struct Askers {
+    /// The ports.
+    pub ports: Vec<NamePort>,
+    /// Nothing is ever sent: an error says that the namespace was given up.
+    pub until: watch::Receiver<()>,
+}
+
+/// Where the resolver's ports of all of them come from.
+#[derive(Debug)]
+pub struct AskersElsewhere(mpsc::UnboundedReceiver<Askers>);
+
+impl AskersElsewhere {
+    /// The next namespace's. Cancel-safe. None when nothing can come any more.
+    pub async fn next(&mut self) -> Option<Askers> {
+        self.0.recv().await
+    }
 }
 
 /// Where the connections from all of them arrive.
@@ -161,12 +184,13 @@ impl Namespaces {
         host_netns: u64,
         tables: &Tables,
         shutdown: &Shutdown,
-    ) -> Result<(Self, Elsewhere), InterceptError> {
+    ) -> Result<(Self, Elsewhere, AskersElsewhere), InterceptError> {
         let place = entry::own().map_err(|source| InterceptError::Kernel {
             action: "look at the own network namespace",
             source,
         })?;
         let (waiting, elsewhere) = mpsc::channel(WAITING_MAX);
+        let (asking, askers) = mpsc::unbounded_channel();
         let inner = Inner {
             parent: parent.to_owned(),
             port: scope.proxy_port,
@@ -174,11 +198,13 @@ impl Namespaces {
             host: (place, host_netns),
             tables: tables.clone(),
             sockets: Arc::new(tables.sockets()?),
+            flows: Arc::new(tables.datagrams()?),
             waiting,
+            asking,
             shutdown: shutdown.clone(),
             state: Mutex::default(),
         };
-        Ok((Self(Arc::new(inner)), Elsewhere(elsewhere)))
+        Ok((Self(Arc::new(inner)), Elsewhere(elsewhere), AskersElsewhere(askers)))
     }
 
     /// Puts a proxy where an agent's process was seen, if there is none. `None` when nothing had to be done. Blocks; needs a
@@ -280,7 +306,8 @@ impl Inner {
             return None;
         }
         let room = self.room(state, &account);
-        let inside = room.and_then(|()| found.open(self.port)).and_then(|inside| self.announce(inside));
+        let inside =
+            room.and_then(|()| found.open(self.port, self.names())).and_then(|inside| self.announce(inside));
         let outcome = inside.map(|(cookie, listening)| {
             let open = Open { cookie, account: account.clone(), empty_looks: 0, _listening: listening };
             state.open.insert(place, open);
@@ -292,6 +319,10 @@ impl Inner {
         Some(Met { account, pid, outcome })
     }
 
+    fn names(&self) -> Option<u16> {
+        (self.scope.dns_port != 0).then_some(self.scope.dns_port)
+    }
+
     fn room(&self, state: &State, account: &str) -> Result<(), NamespaceError> {
         if state.open.values().filter(|open| open.account == account).count() >= PER_ACCOUNT_MAX {
             return Err(NamespaceError::TooMany { max: PER_ACCOUNT_MAX });
@@ -300,14 +331,20 @@ impl Inner {
     }
 
     /// Accepts in the namespace and tells the programs so.
-    fn announce(&self, inside: Inside) -> Result<(u64, oneshot::Sender<()>), NamespaceError> {
-        let Inside { cookie, v4, v6 } = inside;
+    fn announce(&self, inside: Inside) -> Result<(u64, watch::Sender<()>), NamespaceError> {
+        let Inside { cookie, v4, v6, names } = inside;
         let watched = |source| NamespaceError::Enter { action: "watch its port", source };
         let v4 = TcpListener::from_std(v4).map_err(watched)?;
         let v6 = v6.map(TcpListener::from_std).transpose().map_err(watched)?;
         let listener = Listener::of((v4, v6), Arc::clone(&self.sockets), self.host.1);
+        let (ends, first) = ((cookie, self.host.1), self.scope.dns_port);
+        let ports = names.into_iter().map(|socket| NamePort::inside(socket, ends, first, &self.flows));
+        let ports = ports.collect::<io::Result<Vec<_>>>().map_err(watched)?;
         self.tables.scopes()?.insert(cookie, self.scope, 0).map_err(table)?;
-        let (open, closed) = oneshot::channel();
+        let (open, closed) = watch::channel(());
+        if !ports.is_empty() && self.asking.send(Askers { ports, until: closed.clone() }).is_err() {
+            tracing::warn!(netns = cookie, "nobody answers questions to resolvers there");
+        }
         let waiting = self.waiting.clone();
         self.shutdown.spawn("namespace", pass_on(listener, waiting, closed));
         Ok((cookie, open))
@@ -347,12 +384,12 @@ impl Inner {
 }
 
 /// Hands on what arrives in one namespace until it is closed; then what was on its way.
-async fn pass_on(listener: Listener, waiting: mpsc::Sender<Connection>, mut closed: oneshot::Receiver<()>) {
+async fn pass_on(listener: Listener, waiting: mpsc::Sender<Connection>, mut closed: watch::Receiver<()>) {
     loop {
         let accepted = tokio::select! {
             biased;
             // Nothing is ever sent: an error says that the other end is gone.
-            _ = &mut closed => break,
+            _ = closed.changed() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {

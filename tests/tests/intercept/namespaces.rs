@@ -14,7 +14,8 @@ const ENTER: &str = "import ctypes, fcntl\n\
     \x20   with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack('16sH14x', b'lo', 0x41))\n";
 
 fn namespaces(world: &World) -> (Namespaces, Elsewhere) {
-    world.guard().namespaces(&Shutdown::default()).unwrap()
+    let (namespaces, elsewhere, _askers) = world.guard().namespaces(&Shutdown::default()).unwrap();
+    (namespaces, elsewhere)
 }
 
 async fn arrived(elsewhere: &mut Elsewhere) -> Connection {

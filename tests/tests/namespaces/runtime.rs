@@ -99,7 +99,7 @@ fn a_container_reaches_nothing_else() {
         \x20   s = socket.socket(); s.settimeout(3)\n\
         \x20   try: s.connect((a, 80)); s.recv(1); print('something')\n\
         \x20   except OSError as problem: print(problem.strerror)\n\
-        try: socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53)); print('sent')\n\
+        try: socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9)); print('sent')\n\
         except OSError as problem: print(problem.strerror)";
     let program = ["/usr/bin/python3", "-c", script].map(str::to_owned);
     let said = Bundle::new(&stage, &program).run().success().unwrap();

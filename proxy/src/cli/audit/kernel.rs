@@ -102,14 +102,15 @@ impl Comparison {
         }
         writeln!(out, "counted from {}", super::date(since))?;
         for finding in &self.findings {
-            let Finding { account, sessions, refused, in_hand, .. } = finding;
+            let Finding { account, sessions, refused, to_resolvers, in_hand, .. } = finding;
             let who = super::inert(finding.agent.as_deref().unwrap_or("unknown agent"));
             match finding.difference {
                 Difference::None => {
                     let counts = finding.kernel.unwrap_or_default();
                     writeln!(
                         out,
-                        "agent        {who} (account {account}): {sessions} sessions, {refused} refused, {in_hand} in hand; \
+                        "agent        {who} (account {account}): {sessions} sessions, {refused} refused, {to_resolvers} to resolvers, \
+                         {in_hand} in hand; \
                          the kernel denied {} and dropped {}",
                         counts.denied, counts.dropped
                     )?;

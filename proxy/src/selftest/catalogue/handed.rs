@@ -87,5 +87,5 @@ pub(super) static ROWS: [Vector; 17] = [
         ..PLAIN
     }),
     row("33", ("move-out", "move to another cgroup, then connect"), Stopped, handed::move_out, &[Jail])
-        .but(More { open: &[Slice, RunRoot], ..PLAIN }),
+        .but(More { open: &[Slice], ..PLAIN }),
 ];
