@@ -13,8 +13,8 @@ use crate::process;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// `bpf(2)` by number, as no client here has it: open pins, detach the links behind them.
-const DETACH: &str = r#"
+/// `bpf(2)` by number, as no client here has it: open pins, detach the links behind them, add to the first count of a table.
+const BPF: &str = r#"
 import ctypes, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 def bpf(command, attributes):
@@ -26,10 +26,23 @@ def bpf(command, attributes):
 def opened(path):
     text = ctypes.create_string_buffer(path.encode())
     return bpf(7, struct.pack('QII', ctypes.addressof(text), 0, 0))
-links = [opened(path) for path in sys.argv[1:]]
-for link in links:
-    bpf(34, struct.pack('I', link))
+objects = [opened(path) for path in sys.argv[2:]]
+for one in objects:
+    if sys.argv[1] == 'detach':
+        bpf(34, struct.pack('I', one))
+        continue
+    key, value = ctypes.create_string_buffer(8), ctypes.create_string_buffer(256)
+    bpf(4, struct.pack('IxxxxQQQ', one, 0, ctypes.addressof(key), 0))
+    bpf(1, struct.pack('IxxxxQQQ', one, ctypes.addressof(key), ctypes.addressof(value), 0))
+    delivered, = struct.unpack_from('Q', value, 8)
+    struct.pack_into('Q', value, 8, delivered + 1)
+    bpf(2, struct.pack('IxxxxQQQ', one, ctypes.addressof(key), ctypes.addressof(value), 0))
 "#;
+
+fn bpf(what: &str, pins: &[&Path]) -> Result<()> {
+    let mut python = Command::new("/usr/bin/python3");
+    process::run(python.args(["-c", BPF, what]).args(pins), LIMIT)?.success().context("bpf").map(drop)
+}
 
 /// Detaches the program behind a pinned link.
 pub fn detach(pin: &Path) -> Result<()> {
@@ -38,8 +51,12 @@ pub fn detach(pin: &Path) -> Result<()> {
 
 /// Detaches several, one right after the other.
 pub fn detach_all(pins: &[&Path]) -> Result<()> {
-    let mut python = Command::new("/usr/bin/python3");
-    process::run(python.args(["-c", DETACH]).args(pins), LIMIT)?.success().context("cannot detach").map(drop)
+    bpf("detach", pins)
+}
+
+/// Adds one delivered connection to the first account of the pinned table.
+pub fn miscount(table: &Path) -> Result<()> {
+    bpf("count", &[table])
 }
 
 /// Unmounts a file system, also one in use.

@@ -174,6 +174,14 @@ impl Drop for World {
         if !std::thread::panicking() {
             assert!(!self.bpffs.exists(), "left `{}` behind", self.bpffs.display());
             assert!(!parent.exists(), "left `{}` behind", parent.display());
+            let there = fs::read_to_string(daemon.join("cgroup.procs")).unwrap_or_default();
+            let names: Vec<String> = there
+                .split_whitespace()
+                .map(|pid| {
+                    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
+                })
+                .collect();
+            assert!(!daemon.exists(), "left `{}` behind: {names:?}", daemon.display());
         }
     }
 }

@@ -12,13 +12,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use chaperone::clock::Clock;
 use chaperone::intercept::Tree;
 use chaperone_tests::shop::{Setup, Shop};
-use chaperone_tests::{process, wait};
+use chaperone_tests::{hand, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -26,36 +25,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// An alarm is to come within this time (issue of the guard's life and death).
 const ALARM: Duration = Duration::from_secs(2);
 const ITEM: &str = "SELECT item FROM orders WHERE id = 7";
-
-/// `bpf(2)` by number, as no client here has it: open a pin, detach a link, add to the first count of an account.
-const HAND: &str = r#"
-import ctypes, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def bpf(command, attributes):
-    buffer = ctypes.create_string_buffer(attributes.ljust(128, b'\0'), 128)
-    answer = libc.syscall(321, command, buffer, 128)
-    if answer < 0:
-        raise OSError(ctypes.get_errno(), 'bpf')
-    return answer
-def opened(path):
-    text = ctypes.create_string_buffer(path.encode())
-    return bpf(7, struct.pack('QII', ctypes.addressof(text), 0, 0))
-what, path = sys.argv[1:3]
-if what == 'detach':
-    bpf(34, struct.pack('I', opened(path)))
-else:
-    table, key, value = opened(path), ctypes.create_string_buffer(8), ctypes.create_string_buffer(256)
-    bpf(4, struct.pack('IxxxxQQQ', table, 0, ctypes.addressof(key), 0))
-    bpf(1, struct.pack('IxxxxQQQ', table, ctypes.addressof(key), ctypes.addressof(value), 0))
-    delivered, = struct.unpack_from('Q', value, 8)
-    struct.pack_into('Q', value, 8, delivered + 1)
-    bpf(2, struct.pack('IxxxxQQQ', table, ctypes.addressof(key), ctypes.addressof(value), 0))
-"#;
-
-fn hand(what: &str, pin: &PathBuf) {
-    let mut python = Command::new("python3");
-    process::run(python.args(["-c", HAND, what]).arg(pin), LIMIT).unwrap().success().unwrap();
-}
 
 /// The pinned objects of this name: a link of one generation, or a table.
 fn pin(shop: &Shop, name: &str) -> PathBuf {
@@ -88,7 +57,7 @@ fn a_program_that_is_detached_is_back_within_two_seconds_and_the_record_says_whi
     let shop = Shop::open(&Setup::default()).unwrap();
     let mut talk = shop.talk().unwrap();
     for (many, name) in [(1, "agent_egress"), (2, "agent_connect4"), (3, "accepted")] {
-        hand("detach", &pin(&shop, name));
+        hand::detach(&pin(&shop, name)).unwrap();
         let since = now();
         let (took, found) = alarm(&shop, "guard_mended", many, since);
         assert!(took < ALARM, "{name} was missed for {took:?}");
@@ -120,7 +89,7 @@ fn while_the_guard_cannot_be_mended_agents_are_frozen_and_nothing_is_detached() 
     let shop = Shop::open(&Setup::default()).unwrap();
     let mut talk = shop.talk().unwrap();
     let mount = shop.daemon.dir().path().join("bpf");
-    process::run(Command::new("umount").arg("-l").arg(&mount), LIMIT).unwrap().success().unwrap();
+    hand::unmount(&mount).unwrap();
     let since = now();
     let (took, found) = alarm(&shop, "guard_broken", 1, since);
     assert!(took < ALARM, "{took:?}");
@@ -131,10 +100,7 @@ fn while_the_guard_cannot_be_mended_agents_are_frozen_and_nothing_is_detached() 
     talk.send(ITEM).unwrap();
     assert!(talk.is_waiting().unwrap(), "a frozen agent spoke");
     // As the mount was made.
-    process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&mount), LIMIT)
-        .unwrap()
-        .success()
-        .unwrap();
+    hand::mount_bpf(&mount).unwrap();
     alarm(&shop, "guard_mended", 1, since);
     wait::until("agents that go on", LIMIT, || Ok((!frozen()).then_some(()))).unwrap();
     talk.reply().unwrap().cell().unwrap();
@@ -248,7 +214,7 @@ fn a_connection_that_is_in_no_record_is_named_with_its_agent() {
     let shop = Shop::open(&Setup::default()).unwrap();
     shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
     assert_eq!(verified(&shop).0, Some(0));
-    hand("count", &pin(&shop, "ACCOUNTS"));
+    hand::miscount(&pin(&shop, "ACCOUNTS")).unwrap();
     let (code, report) = verified(&shop);
     assert_eq!((code, &report["kernel"]["complete"]), (Some(1), &false.into()), "{report}");
     assert_eq!(report["kernel"]["accounts"][0]["difference"], serde_json::json!({ "missing": 1 }));

@@ -79,6 +79,8 @@ impl Guard {
     pub fn install(settings: &Settings) -> Result<Self, InterceptError> {
         settings.ports().try_for_each(refuse_ephemeral)?;
         let tree = Tree::find()?;
+        // Before this process moves anywhere.
+        tree.create(&settings.parent)?.require_roots_own()?;
         let daemon = settle(&tree, &settings.parent)?;
         Self::put(settings, tree, Some(daemon))
     }
