@@ -105,7 +105,7 @@ fn crowd(stage: &Stage) -> Result<Vec<String>> {
     let crowd = Crowd::gather(stage)?;
     let among = numbers(stage, Way::Passed, Load::Close, CONNECTS.into())?;
     let text = format!(
-        "an agent's `connect()` alone: {:.1} µs; among {} agents with {} open connections: {:.1} µs",
+        "an agent's `connect()` alone: {:.1} µs; among {} units of agents with {} open connections: {:.1} µs",
         alone[0],
         crowd.agents(),
         crowd.connections(),

@@ -20,7 +20,9 @@ use nix::sys::signal::Signal;
 use super::server::Ports;
 
 const AGENT: &str = "bench";
-const CROWD_AGENTS: u16 = 1000;
+const CROWD: u16 = 1000;
+/// Agents among them: each may have so many unread connections and no more.
+const CROWD_NAMES: u16 = 10;
 /// Ten each would need more descriptors than root may have on many machines: the daemon takes two for each.
 const CROWD_CONNECTIONS: u16 = 9;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -74,13 +76,12 @@ pub(super) struct Stage {
     _dir: temp::Dir,
 }
 
-const POLICY: &str = r#"
-@id("bench-passes")
-permit (principal == Unidentified::"bench", action, resource in Resource::"bench-server");
-
-@id("crowd-passes")
-permit (principal == Unidentified::"crowd", action, resource in Resource::"bench-server");
-"#;
+fn permit(agent: &str) -> String {
+    format!(
+        "@id(\"{agent}-passes\")\npermit (principal == Unidentified::\"{agent}\", action, resource in \
+         Resource::\"bench-server\");\n\n"
+    )
+}
 
 impl Stage {
     pub(super) fn set() -> Result<Self> {
@@ -97,11 +98,15 @@ impl Stage {
             "[[resource]]\nname = \"bench-server\"\nprotocol = \"opaque\"\naddresses = [{}]\n",
             addresses.join(", ")
         );
-        let plan = Plan::default()
-            .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-            .with("[[agent]]\nname = \"crowd\"\nmatch = { cgroup = \"*/crowd-*\" }\n")
-            .with(&resource)
-            .policy("bench.cedar", POLICY);
+        let mut plan = Plan::default().with(&format!("[[agent]]\nname = \"{AGENT}\"\n")).with(&resource);
+        let mut policy = permit(AGENT);
+        for number in 0..CROWD_NAMES {
+            let name = format!("crowd-{number}");
+            plan =
+                plan.with(&format!("[[agent]]\nname = \"{name}\"\nmatch = {{ cgroup = \"*/{name}-*\" }}\n"));
+            policy.push_str(&permit(&name));
+        }
+        let plan = plan.policy("bench.cedar", &policy).policy("columns.toml", "");
         let daemon = Daemon::start(&plan)?;
         let program = dir.path().join("bench");
         std::fs::copy(std::env::current_exe().context("cannot find this very program")?, &program)
@@ -161,7 +166,10 @@ fn start_haproxy(dir: &temp::Dir, server: Ports, through: &[(Load, u16)]) -> Res
 
 /// Measures while a second daemon has its sentinel at the root of the tree.
 pub(super) fn with_sentinel<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
-    let plan = Plan { sentinel: true, ..Plan::default() }.with("[[agent]]\nname = \"other\"\n");
+    let plan = Plan { sentinel: true, ..Plan::default() }
+        .with("[[agent]]\nname = \"other\"\n")
+        .policy("bench.cedar", &permit("other"))
+        .policy("columns.toml", "");
     let _daemon = Daemon::start(&plan)?;
     measure()
 }
@@ -178,8 +186,8 @@ impl Crowd {
         let parent = Tree::find()?.mount().join(stage.daemon.parent());
         let mut crowd = Self { children: Vec::new(), cgroups: Vec::new() };
         let address = format!("127.0.0.1:{}", stage.server.of(Load::Echo));
-        for number in 0..CROWD_AGENTS {
-            let cgroup = parent.join(format!("crowd-{number}"));
+        for number in 0..CROWD {
+            let cgroup = parent.join(format!("crowd-{}-{number}", number % CROWD_NAMES));
             std::fs::create_dir(&cgroup).context("cannot make a cgroup")?;
             crowd.cgroups.push(cgroup.clone());
             let script =
