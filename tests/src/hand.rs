@@ -13,9 +13,9 @@ use crate::process;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// `bpf(2)` by number, as no client here has it: open pins, detach the links behind them, add to the first count of a table.
-const BPF: &str = r#"
-import ctypes, struct, sys
+/// `bpf(2)` by number, as no client here has it: `bpf(command, attributes)` for Python.
+pub const BPF_CALL: &str = r#"
+import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 def bpf(command, attributes):
     buffer = ctypes.create_string_buffer(attributes.ljust(128, b'\0'), 128)
@@ -23,6 +23,10 @@ def bpf(command, attributes):
     if answer < 0:
         raise OSError(ctypes.get_errno(), 'bpf')
     return answer
+"#;
+
+/// Opens pins, and detaches the links behind them or adds to the first count of a table.
+const PINS: &str = r#"
 def opened(path):
     text = ctypes.create_string_buffer(path.encode())
     return bpf(7, struct.pack('QII', ctypes.addressof(text), 0, 0))
@@ -41,7 +45,8 @@ for one in objects:
 
 fn bpf(what: &str, pins: &[&Path]) -> Result<()> {
     let mut python = Command::new("/usr/bin/python3");
-    process::run(python.args(["-c", BPF, what]).args(pins), LIMIT)?.success().context("bpf").map(drop)
+    let script = format!("{BPF_CALL}{PINS}");
+    process::run(python.args(["-c", &script, what]).args(pins), LIMIT)?.success().context("bpf").map(drop)
 }
 
 /// Detaches the program behind a pinned link.

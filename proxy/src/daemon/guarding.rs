@@ -1,4 +1,4 @@
-//! The guard process: holds programs, tables and claims, looks at them each second, and serves the daemon's needs.
+//! The guard process: holds programs, tables and claims, looks at them twice a second, and serves the daemon's needs.
 //!
 //! It reads no agent's bytes, no secret and no policy. It goes on while the daemon is dead, hangs or changes. Told to by SIGHUP
 //! it becomes the program that is now where it was started from; pins hold the guard meanwhile. INVARIANT: while the guard
@@ -81,7 +81,7 @@ pub async fn run(config: &Config, program: &Path) -> Result<(), DaemonError> {
     }
 }
 
-/// Looks each second, and whenever a cgroup is made or removed beside the agents' one.
+/// Looks twice a second, and whenever a cgroup is made or removed beside the agents' one.
 async fn look_until_told(telling: &Telling, notifier: &Notifier) -> Result<End, DaemonError> {
     let on = |kind| signal(kind).map_err(|source| DaemonError::Io { what: "signal handling", source });
     let (mut terminate, mut interrupt, mut hangup) =
@@ -137,7 +137,7 @@ fn look(telling: &Telling, was_broken: bool) -> bool {
             }
         }
         Err(error) => {
-            // Each second anew: an agent that started meanwhile must stop, too.
+            // At each look anew: an agent that started meanwhile must stop, too.
             word.frozen = telling.guard.freeze(true).is_ok();
             let problem = told(&error);
             if !was_broken {

@@ -1,9 +1,9 @@
-//! Watching the kernel guard: whole or mended each second, and the kernel's counts kept so that the record can be checked.
+//! Watching the kernel guard: whole or mended twice a second, and the kernel's counts kept so that the record can be checked.
 //!
 //! Somebody with the right to may detach a program, unlink a pin, unmount the file system of pins, or remove the agents' cgroup
-//! and make it anew. Each is put back within a second and recorded. INVARIANT: while the guard cannot be made whole, the agents'
+//! and make it anew. Each is put back at the next look and recorded. INVARIANT: while the guard cannot be made whole, the agents'
 //! processes are frozen: they do nothing at all rather than something unseen.
-//! Known limit: between two looks a detached program is missed for up to a second.
+//! Known limit: between two looks a detached program is missed for up to half a second.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ fn is_broken(running: &Running, was_broken: bool) -> bool {
             false
         }
         Err(error) => {
-            // Each second anew: an agent that started meanwhile must stop, too.
+            // At each look anew: an agent that started meanwhile must stop, too.
             let frozen = running.guard.stop_agents();
             if !was_broken {
                 let problem = told(&error);

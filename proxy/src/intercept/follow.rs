@@ -27,7 +27,7 @@ use super::optional;
 use super::pins::Pins;
 use super::programs::{self, ACCEPTED, GUARDS, ProgramStatus, SENTINEL};
 
-/// Looks come each second; after this time the guard process counts as silent.
+/// Looks come twice a second; after this time the guard process counts as silent.
 const SILENCE: Duration = Duration::from_millis(1800);
 /// How long between two attempts to reach it again.
 const AGAIN: Duration = Duration::from_millis(200);

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Output;
 
 use chaperone_tests::postgres::{Options, Server, program_path};
-use chaperone_tests::temp;
+use chaperone_tests::{hand, temp};
 
 use super::*;
 
@@ -233,14 +233,6 @@ fn optional_programs_come_and_go_with_their_settings_and_are_mended() {
 
 /// Attaches a program that lets everything pass to a cgroup, so that the kernel takes no other below it.
 const ALONE: &str = r"
-import ctypes, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def bpf(command, attributes):
-    buffer = ctypes.create_string_buffer(attributes.ljust(128, b'\0'), 128)
-    answer = libc.syscall(321, command, buffer, 128)
-    if answer < 0:
-        raise OSError(ctypes.get_errno(), 'bpf')
-    return answer
 code = ctypes.create_string_buffer(struct.pack('<BBhi', 0xb7, 0, 0, 1) + struct.pack('<BBhi', 0x95, 0, 0, 0), 16)
 license = ctypes.create_string_buffer(b'Apache-2.0')
 program = bpf(5, struct.pack('IIQQ', 18, 2, ctypes.addressof(code), ctypes.addressof(license)) + bytes(44) + struct.pack('I', 49))
@@ -251,7 +243,12 @@ bpf(8, struct.pack('IIII', os.open(sys.argv[1], os.O_RDONLY), program, 49, 0))
 fn what_the_kernel_refuses_is_told_in_its_words_and_what_is_demanded_is_no_guard_without_it() {
     let world = with(UnixSockets::Open, Sentinel::Off);
     let parent = Tree::find().unwrap().mount().join(&world.settings.parent);
-    let alone = Command::new("python3").args(["-c", ALONE]).arg(&parent).status().unwrap();
+    let alone = Command::new("python3")
+        .arg("-c")
+        .arg(format!("{}{ALONE}", hand::BPF_CALL))
+        .arg(&parent)
+        .status()
+        .unwrap();
     assert!(alone.success());
     let nested = |unix_sockets| Settings {
         parent: world.settings.parent.join("nested"),
