@@ -108,19 +108,37 @@ struct Count {
     filtered: u64,
     servers: u64,
     programs: u64,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+    /// The failed test whose output goes by.
+    telling: Option<String>,
     ended_well: bool,
 }
+
+/// A failed test and how it began to say why.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Failure {
+    name: String,
+    said: Vec<String>,
+}
+
+/// Enough for the place, the message and both sides of a comparison.
+const SAID_LINES_MAX: usize = 8;
 
 impl Count {
     /// Takes notice of one printed line.
     fn read(&mut self, line: &str, is_server_test: impl Fn(&str) -> bool) {
         let line = line.trim();
-        if let Some(rest) = line.strip_prefix("Running ") {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.telling = Some(name.to_owned());
+        } else if line == "failures:" || line == "stack backtrace:" || line.starts_with("note: run with ") {
+            self.telling = None;
+        } else if let Some(name) = &self.telling {
+            self.note(&name.clone(), line);
+        } else if let Some(rest) = line.strip_prefix("Running ") {
             let source = rest.split(" (").next().unwrap_or_default();
             self.in_server_test = is_server_test(source);
         } else if let Some(name) = failed_test(line) {
-            self.failures.push(name.to_owned());
+            self.failures.push(Failure { name: name.to_owned(), said: Vec::new() });
         } else if line.starts_with("Doc-tests ") {
             self.in_server_test = false;
         } else if let Some(rest) = line.strip_prefix("test result: ") {
@@ -137,6 +155,17 @@ impl Count {
             if self.in_server_test {
                 self.servers += passed;
             }
+        }
+    }
+
+    /// Keeps what a failed test says of itself, its beginning only.
+    fn note(&mut self, name: &str, line: &str) {
+        let failure = self.failures.iter_mut().rev().find(|failure| failure.name == name);
+        if let Some(failure) = failure
+            && failure.said.len() < SAID_LINES_MAX
+            && !line.is_empty()
+        {
+            failure.said.push(line.to_owned());
         }
     }
 
@@ -157,9 +186,9 @@ impl Count {
     /// A skip is a failure; so is a run that tested nothing real.
     fn judge(&self, narrowed: bool) -> Result<()> {
         if !self.ended_well || self.failed > 0 {
-            // The names stand hundreds of lines above by now.
-            let names: String = self.failures.iter().map(|name| format!("\n  {name}")).collect();
-            bail!("{} test(s) failed{names}", self.failed);
+            // They stand hundreds of lines above by now.
+            let told: String = self.failures.iter().map(Failure::told).collect();
+            bail!("{} test(s) failed{told}", self.failed);
         }
         if self.ignored > 0 {
             bail!("{} test(s) were ignored; a skip is a failure here", self.ignored);
@@ -171,6 +200,13 @@ impl Count {
             bail!("no test ran against a real server");
         }
         Ok(())
+    }
+}
+
+impl Failure {
+    fn told(&self) -> String {
+        let said: String = self.said.iter().map(|line| format!("\n    {line}")).collect();
+        format!("\n  {}{said}", self.name)
     }
 }
 
@@ -233,13 +269,26 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_fails_the_run_and_is_named_at_its_end() {
+    fn a_failed_test_fails_the_run_and_is_named_with_its_reason_at_its_end() {
         let seen = count(&[
             "     Running tests/postgres.rs (x)",
             "test rows_are_masked ... FAILED",
+            "failures:",
+            "",
+            "---- rows_are_masked stdout ----",
+            "",
+            "thread 'rows_are_masked' (7) panicked at tests/tests/postgres.rs:5:1:",
+            "a value was seen",
+            "stack backtrace:",
+            "   0: core::panicking::panic",
+            "failures:",
+            "    rows_are_masked",
             "test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.31s",
         ]);
         let error = seen.judge(false).unwrap_err().to_string();
-        assert_eq!(error, "1 test(s) failed\n  rows_are_masked");
+        assert_eq!(
+            error,
+            "1 test(s) failed\n  rows_are_masked\n    thread 'rows_are_masked' (7) panicked at tests/tests/postgres.rs:5:1:\n    a value was seen"
+        );
     }
 }
