@@ -11,7 +11,9 @@
 
 use std::time::Duration;
 
+use chaperone_tests::agent::Agent;
 use chaperone_tests::shop::{Setup, Shop};
+use chaperone_tests::talk::Talk;
 use chaperone_tests::wait;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -91,4 +93,31 @@ fn half_open_connections_in_thousands_hinder_nobody_once_the_daemon_answers_agai
     })
     .unwrap();
     assert!(report["kernel"]["accounts"][0]["kernel"]["redirected"].as_u64().unwrap() >= held, "{report}");
+}
+
+#[test]
+fn an_agent_at_its_limit_of_connections_is_refused_and_recorded_while_another_is_served() {
+    let other = "[[agent]]\nname = \"other\"\n[limits]\nconnections_per_agent = 8\n";
+    let policy = "permit (principal, action, resource);";
+    let shop = Shop::open(&Setup { agent: other.to_owned(), ..Setup::under(policy) }).unwrap();
+    let folder = format!("/proc/{}/fd", shop.daemon.pid().unwrap());
+    let descriptors = || std::fs::read_dir(&folder).unwrap().count();
+    let before = descriptors();
+    let mut held: Vec<_> = (0..8).map(|_| shop.talk().unwrap()).collect();
+    for one in &mut held {
+        one.ask(ITEM).unwrap().cell().unwrap();
+    }
+    let each = descriptors().saturating_sub(before).div_ceil(held.len());
+    assert!(each <= 4, "{each} descriptors for one connection");
+    assert!(shop.talk().is_err(), "one more than the limit");
+    let refused = wait::until("the refusal in the record", LIMIT, || {
+        Ok(shop.records("connection_refused")?.into_iter().next())
+    })
+    .unwrap();
+    assert_eq!(refused["reason"], "the agent has 8 connections open, which is its limit", "{refused}");
+    assert!(refused["account"].as_u64().unwrap() > 0, "{refused}");
+    let beside = Agent::new(&shop.daemon, "other");
+    Talk::open(&beside, &shop.server).unwrap().ask(ITEM).unwrap().cell().unwrap();
+    drop(held.pop());
+    wait::until("a slot that was given up", LIMIT, || Ok(shop.talk().ok())).unwrap();
 }

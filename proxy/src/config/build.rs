@@ -36,6 +36,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// One parses while another is restarted.
 const WORKERS: usize = 2;
 const WORKERS_MAX: u64 = 64;
+/// More than an agent's pools hold open, and few enough that a hundred agents fit under a service manager's limit.
+const CONNECTIONS_PER_AGENT: usize = 1000;
+const CONNECTIONS_PER_AGENT_MAX: u64 = 65_536;
 
 /// Builds the configuration; `None` when something was reported that leaves a hole in it.
 pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config> {
@@ -52,6 +55,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let resources = resources::build(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
     let workers = workers(file.workers.as_ref(), problems);
+    let connections_per_agent = connections_per_agent(file.connections_per_agent.as_ref(), problems);
     let metrics = file.metrics.as_ref().map(|text| value::metrics(text, problems));
     let program = std::env::current_exe()
         .map_err(|error| problems.add(0, format!("cannot find this program's own path: {error}")))
@@ -77,6 +81,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
         },
         approval: approval::Settings { dir: state_dir.join("tickets"), approvers },
         tls: tls::Settings { dir: state_dir.join("ca") },
+        connections_per_agent: connections_per_agent?,
         sql: sql::Settings { program: program?, workers: workers? },
         metrics: match metrics {
             Some(metrics) => Some(metrics?),
@@ -203,12 +208,27 @@ pub(super) fn number_of_port(port: &At<u64>, problems: &mut Problems) -> Option<
 }
 
 fn workers(workers: Option<&At<u64>>, problems: &mut Problems) -> Option<usize> {
-    let Some(workers) = workers else { return Some(WORKERS) };
-    let fits = (1..=WORKERS_MAX).contains(&workers.value);
+    bounded("workers", workers, (WORKERS, WORKERS_MAX), problems)
+}
+
+fn connections_per_agent(number: Option<&At<u64>>, problems: &mut Problems) -> Option<usize> {
+    let bounds = (CONNECTIONS_PER_AGENT, CONNECTIONS_PER_AGENT_MAX);
+    bounded("connections_per_agent", number, bounds, problems)
+}
+
+/// A number from 1 to a largest one, or what it is where nothing is said.
+fn bounded(
+    key: &str,
+    number: Option<&At<u64>>,
+    (default, largest): (usize, u64),
+    problems: &mut Problems,
+) -> Option<usize> {
+    let Some(number) = number else { return Some(default) };
+    let fits = (1..=largest).contains(&number.value);
     if !fits {
-        problems.add(workers.line, format!("`workers` must be from 1 to {WORKERS_MAX}"));
+        problems.add(number.line, format!("`{key}` must be from 1 to {largest}"));
     }
-    usize::try_from(workers.value).ok().filter(|_| fits)
+    usize::try_from(number.value).ok().filter(|_| fits)
 }
 
 /// Remembers where each thing was first named, and reports the second time.

@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) sync_every: Option<Duration>,
     pub(super) checkpoint_every: Option<Duration>,
     pub(super) workers: Option<At<u64>>,
+    pub(super) connections_per_agent: Option<At<u64>>,
     pub(super) metrics: Option<At<String>>,
 }
 
@@ -161,6 +162,11 @@ impl File {
             workers = section.number("workers", problems);
             section.finish(problems);
         }
+        let mut connections_per_agent = None;
+        if let Some(mut section) = root.section("limits", problems) {
+            connections_per_agent = section.number("connections_per_agent", problems);
+            section.finish(problems);
+        }
         let mut metrics = None;
         if let Some(mut section) = root.section("metrics", problems) {
             metrics = section.required("listen", problems);
@@ -181,6 +187,7 @@ impl File {
             sync_every,
             checkpoint_every,
             workers,
+            connections_per_agent,
             metrics,
         })
     }

@@ -72,6 +72,8 @@ pub struct Config {
     pub approval: approval::Settings,
     /// The local authority.
     pub tls: tls::Settings,
+    /// Connections an agent, or a unit, may have open at once.
+    pub connections_per_agent: usize,
     /// Statement analysis.
     pub sql: sql::Settings,
     /// Metrics; `None` offers none.

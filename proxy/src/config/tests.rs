@@ -58,6 +58,9 @@ checkpoint_every = "2s"
 [sql]
 workers = 3
 
+[limits]
+connections_per_agent = 12
+
 [metrics]
 listen = "127.0.0.1:9187"
 "#;
@@ -106,6 +109,7 @@ fn a_full_file_reaches_every_room() {
         config.jail.launchers.iter().map(|(agent, uids)| (agent.0.as_str(), uids)).collect();
     assert_eq!(launchers, [("loose", &[4711].into()), ("reporter", &[].into())]);
     assert_eq!(config.sql.workers, 3);
+    assert_eq!(config.connections_per_agent, 12);
     assert!(matches!(config.metrics, Some(MetricsAddress::Loopback(_))));
 }
 
@@ -117,6 +121,7 @@ fn an_empty_file_denies_everything_with_defaults() {
     let intercept = (config.intercept.unix_sockets, config.intercept.ingress);
     assert_eq!(intercept, (UnixSockets::DeniedUnlessRoot, Ingress::Closed));
     assert_eq!(config.metrics, None);
+    assert_eq!(config.connections_per_agent, 1000);
     let config = parse(RESOURCE).unwrap();
     assert_eq!(config.resources[0].tls.mode, UpstreamTlsMode::VerifyFull);
     assert_eq!(config.resources[0].hold, Duration::from_secs(50));
@@ -243,6 +248,8 @@ fn values_out_of_range_or_of_the_wrong_type_are_refused() {
         "[audit]\nsync_every=\"5\"\n",
         "[audit]\nsync_every=\"2s\"\n",
         "[sql]\nworkers=0\n",
+        "[limits]\nconnections_per_agent=0\n",
+        "[limits]\nconnections_per_agent=70000\n",
         "[intercept]\nport=80\n",
         "[intercept]\nport=\"15432\"\n",
         "[intercept]\nunix_sockets=\"deny\"\n",

@@ -5,6 +5,7 @@
 //! close the record. The kernel guard stays in place throughout. INVARIANT: nothing is accepted before the record is open.
 
 mod arrivals;
+mod descriptors;
 mod guarding;
 mod names;
 mod namespaces;
@@ -46,7 +47,7 @@ use crate::protocol::contract::Serve;
 use crate::protocol::opaque::Opaque;
 use crate::protocol::postgres::Postgres;
 use crate::protocol::registry::Registry as Protocols;
-use crate::session::{Arrival, Asked, Lanes, Quarantine, Registry, Sessions, Targets};
+use crate::session::{Arrival, Asked, Lanes, Quarantine, Registry, Sessions, Slots, Targets};
 use crate::shutdown::{Phase, Shutdown};
 use crate::sql::Analyzer;
 use crate::tls::Authority;
@@ -220,6 +221,7 @@ async fn build(
         protocols: Protocols::new(vec![postgres, opaque]),
         gate: gate.clone(),
         unreached: Arc::new(OutOfReach { table: guard.unreachable()?, clock: clock.clone() }),
+        slots: Slots::new(config.connections_per_agent, descriptors::connections()),
         registry: Registry::default(),
         quarantine: Quarantine::open(&config.state_dir)
             .map_err(|source| DaemonError::Io { what: "the list of quarantined agents", source })?,

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::origin_of;
-use crate::dns::{Names, STREAMS_MAX};
+use crate::dns::{Names, STREAMS_EACH_MAX, STREAMS_MAX};
 use crate::identity::ProcessOrigin;
 use crate::intercept::{Askers, AskersElsewhere, Connection, Datagram, NamePort};
+use crate::session::Slots;
 use crate::shutdown::{Phase, Shutdown};
 
 /// Port of resolvers over TCP.
@@ -27,7 +28,7 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     names: Names,
-    seats: Arc<Semaphore>,
+    slots: Slots,
     shutdown: Shutdown,
 }
 
@@ -79,8 +80,8 @@ pub(super) fn start(
             () = counting => {}
         }
     });
-    let seats = Arc::new(Semaphore::new(STREAMS_MAX));
-    Some(Streams { names: names.clone(), seats, shutdown: shutdown.clone() })
+    let slots = Slots::new(STREAMS_EACH_MAX, STREAMS_MAX);
+    Some(Streams { names: names.clone(), slots, shutdown: shutdown.clone() })
 }
 
 /// Answers in another network namespace until it is given up.
@@ -131,16 +132,16 @@ impl Streams {
     pub(super) fn serve(&self, connection: Connection) {
         let Connection { stream, origin } = connection;
         let (process, destination): (ProcessOrigin, _) = (origin_of(&origin), origin.destination);
-        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
-            return self.names.turned_away(
-                &stream,
-                (&process, destination),
-                "too many connections to resolvers",
-            );
+        let slot = match self.slots.take(process.account) {
+            Ok(slot) => slot,
+            Err(full) => {
+                let reason = format!("too many connections to resolvers: {full}");
+                return self.names.turned_away(&stream, (&process, destination), &reason);
+            }
         };
         let (names, end) = (self.names.clone(), self.shutdown.clone());
         self.shutdown.spawn("names-connection", async move {
-            let _seat = seat;
+            let _slot = slot;
             names.stream(stream, (&process, destination), &end).await;
         });
     }

@@ -22,7 +22,7 @@ mod upstream;
 use std::net::SocketAddr;
 
 pub use service::{Asker, Names};
-pub use stream::STREAMS_MAX;
+pub use stream::{STREAMS_EACH_MAX, STREAMS_MAX};
 pub use upstream::system;
 
 /// How a refusal is told.

@@ -19,6 +19,8 @@ use crate::shutdown::{Phase, Shutdown};
 
 /// Connections of all agents at once; each holds a task and a small buffer.
 pub const STREAMS_MAX: usize = 256;
+/// Connections of one agent: a client library opens one for a long answer, and a few run side by side.
+pub const STREAMS_EACH_MAX: usize = 32;
 /// Largest question, as over UDP.
 const QUESTION_BYTES_MAX: u16 = 4096;
 /// Questions on one connection; clients that need more dial again.

@@ -10,6 +10,7 @@ mod named;
 mod quarantine;
 mod registry;
 mod run;
+mod slots;
 mod targets;
 
 pub use asked::Asked;
@@ -17,4 +18,5 @@ pub use lanes::Lanes;
 pub use quarantine::{QUARANTINED, Quarantine};
 pub use registry::{Registry, Summary};
 pub use run::{Arrival, Sessions};
+pub use slots::{Full, Slot, Slots};
 pub use targets::{LOOKUP_EVERY, Missing, Target, Targets};

@@ -12,6 +12,7 @@ use super::asked::Asked;
 use super::lanes::Lanes;
 use super::quarantine::{QUARANTINED, Quarantine};
 use super::registry::Registry;
+use super::slots::Slots;
 use super::targets::{Missing, Target, Targets, is_own_address};
 use crate::clock::Clock;
 use crate::gate::{Arrived, Gate, Turned};
@@ -53,6 +54,8 @@ pub struct Sessions {
     pub gate: Gate,
     /// Where it is noted that a destination could not be reached.
     pub unreached: Arc<dyn Unreached>,
+    /// How many there may be at once.
+    pub slots: Slots,
     /// Open sessions.
     pub registry: Registry,
     /// Agents that are stopped.
@@ -71,8 +74,23 @@ impl Sessions {
         let Arrival { stream, destination, origin } = arrival;
         let sessions = self.clone();
         let arrived = self.gate.arrived(origin.account, destination);
-        let session =
-            move |stream| Box::pin(async move { sessions.run(stream, destination, origin, arrived).await });
+        // Before anything is spent on it.
+        let slot = match self.slots.take(origin.account) {
+            Ok(slot) => slot,
+            Err(full) => {
+                reset_on_close(&stream);
+                tracing::info!(pid = origin.pid, %destination, reason = %full, "connection refused");
+                let (account, reason) = (origin.account, full.to_string());
+                self.gate.turned_away(&Turned { destination, account, known: None, reason });
+                return arrived.is_recorded();
+            }
+        };
+        let session = move |stream| {
+            Box::pin(async move {
+                let _slot = slot;
+                sessions.run(stream, destination, origin, arrived).await;
+            })
+        };
         if let Err(error) = self.lanes.run(&self.shutdown, stream, session) {
             // The session that was not begun recorded itself as it went.
             tracing::error!(pid = origin.pid, %destination, %error, "connection refused: its socket cannot be watched");
