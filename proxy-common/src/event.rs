@@ -15,7 +15,7 @@ pub enum Reason {
     PortZero = 2,
     /// A network namespace without a proxy.
     NamespaceUnknown = 3,
-    /// A socket bound to a network device.
+    /// A socket bound to a network device, or to an IPv6 address that is not loopback.
     DeviceBound = 4,
     /// The kernel gave no room for the stamp.
     StampFailed = 5,

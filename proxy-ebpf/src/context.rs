@@ -179,6 +179,16 @@ pub fn bound_device(socket: *mut bpf_sock) -> u32 {
     field!(socket, bound_dev_if)
 }
 
+/// The IPv6 address the socket is bound to; zero for none. `socket` must not be null.
+#[inline(always)]
+pub fn bound_source6(socket: *mut bpf_sock) -> [u32; 4] {
+    let a = field!(socket, src_ip6[0]);
+    let b = field!(socket, src_ip6[1]);
+    let c = field!(socket, src_ip6[2]);
+    let d = field!(socket, src_ip6[3]);
+    [a, b, c, d]
+}
+
 /// `sock_create` and `post_bind`.
 pub struct Socket(pub *mut bpf_sock);
 

@@ -1,8 +1,8 @@
 //! Refusals: what an agent's socket may be, may be set to, and may put on the wire.
 //!
 //! The packet guard is the boundary: whatever the other programs overlook (routing headers, socket options in
-//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain, and is one of three: TCP of
-//! a socket with a stamp to the stamped proxy port on 127.0.0.1 or ::1; UDP of a socket that asks the resolver to the resolver's
+//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain, over IPv6 comes from loopback too, and is one of three: TCP
+//! of a socket with a stamp to the stamped proxy port on 127.0.0.1 or ::1; UDP of a socket that asks the resolver to the resolver's
 //! ports (`names`); or TCP that `listeners` says goes to a socket of the same account.
 //! INVARIANT: unknown means denied. Known limits: IPv4 options are refused altogether, so labelled networking
 //! (CIPSO) on loopback does not work; servers inside an agent get no packet out to anybody else.
@@ -26,7 +26,7 @@ const OPTION_BYTES_MAX: i32 = 4096;
 /// IPv4 header without options, then the ports.
 const HEAD4: usize = 24;
 /// IPv6 header, then the ports.
-const HEAD6: usize = 44;
+pub const HEAD6: usize = 44;
 
 /// Stream sockets of TCP and MPTCP, datagram sockets of UDP (whose use is denied later, but for questions to resolvers); nothing else.
 #[inline(always)]
@@ -75,16 +75,16 @@ pub fn option(ctx: &SockOption) -> i32 {
 #[inline(always)]
 fn steers(level: i32, name: i32) -> bool {
     match level {
-        // SOL_IP: HDRINCL, OPTIONS, IPSEC_POLICY, XFRM_POLICY, TRANSPARENT; ADD_MEMBERSHIP to MSFILTER, and the MCAST set.
-        0 => matches!(name, 3 | 4 | 16 | 17 | 19 | 35..=48),
+        // SOL_IP: HDRINCL, OPTIONS, FREEBIND, IPSEC_POLICY, XFRM_POLICY, TRANSPARENT; ADD_MEMBERSHIP to MSFILTER, and the MCAST set.
+        0 => matches!(name, 3 | 4 | 15 | 16 | 17 | 19 | 35..=48),
         // SOL_SOCKET: BINDTODEVICE, MARK, BINDTOIFINDEX.
         1 => matches!(name, 25 | 36 | 62),
         // SOL_TCP: REPAIR, REPAIR_QUEUE, REPAIR_OPTIONS, REPAIR_WINDOW, ULP.
         6 => matches!(name, 19 | 20 | 22 | 29 | 31),
         // SOL_IPV6: 2292 set, FLOWLABEL_MGR (may carry a routing header), IPSEC_POLICY, XFRM_POLICY, HDRINCL,
-        // PKTINFO, HOPOPTS, RTHDRDSTOPTS, RTHDR, DSTOPTS, TRANSPARENT; JOIN and LEAVE_GROUP, JOIN and LEAVE_ANYCAST, the MCAST set.
+        // PKTINFO, HOPOPTS, RTHDRDSTOPTS, RTHDR, DSTOPTS, TRANSPARENT, FREEBIND; JOIN and LEAVE_GROUP, JOIN and LEAVE_ANYCAST, the MCAST set.
         41 => {
-            matches!(name, 2..=6 | 20 | 21 | 27 | 28 | 32 | 34 | 35 | 36 | 42..=48 | 50 | 54 | 55 | 57 | 59 | 75)
+            matches!(name, 2..=6 | 20 | 21 | 27 | 28 | 32 | 34 | 35 | 36 | 42..=48 | 50 | 54 | 55 | 57 | 59 | 75 | 78)
         }
         _ => false,
     }
@@ -109,6 +109,13 @@ pub fn packet(ctx: &Packet) -> i32 {
     }
 }
 
+/// Whether an IPv6 header has `::1` at this place. The source matters as much as the destination: the kernel lets a socket send
+/// from any IPv6 address, and the answer would go out to it. Over IPv4 a route from a foreign address is refused by the kernel.
+#[inline(always)]
+pub fn is_loopback6(head: &[u8; HEAD6], at: usize) -> bool {
+    head[at..at + 15].iter().all(|byte| *byte == 0) && head[at + 15] == 1
+}
+
 /// Plain TCP to the proxy. The version is read from the packet: the socket's family may say otherwise.
 #[inline(always)]
 fn goes_to_proxy(ctx: &Packet, proxy_port: u16) -> bool {
@@ -131,8 +138,8 @@ fn goes_to_proxy(ctx: &Packet, proxy_port: u16) -> bool {
         6 => match ctx.bytes::<HEAD6>() {
             Some(head) => {
                 u32::from(head[6]) == IPPROTO_TCP
-                    && head[24..39].iter().all(|byte| *byte == 0)
-                    && head[39] == 1
+                    && is_loopback6(&head, 8)
+                    && is_loopback6(&head, 24)
                     && u16::from_be_bytes([head[42], head[43]]) == proxy_port
             }
             None => false,

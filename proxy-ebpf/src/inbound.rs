@@ -1,7 +1,7 @@
 //! What may reach an agent's socket: nothing that nobody asked for.
 //!
 //! The packet guard drops an agent's answers, but a datagram needs none: without this an outsider could tell an agent what to do.
-//! From another device nothing passes, and over loopback TCP, and UDP from the resolver's ports: the answers of the proxy, and
+//! From another device nothing passes, and over loopback TCP, and UDP from the resolver's own addresses and ports: the answers of the proxy, and
 //! whatever the packet guard lets an agent answer. INVARIANT: only packets are looked at; a socket's family may say otherwise.
 //! Known limit: over loopback the first segments of a TCP connection to an agent's listener do arrive; its answer does not leave.
 
@@ -31,25 +31,38 @@ fn is_expected(ctx: &Packet) -> bool {
         return false;
     }
     match sender(ctx) {
-        Some((IPPROTO_TCP, _)) => true,
-        Some((IPPROTO_UDP, port)) => names::is_ours(EVERYWHERE, port),
+        Some(Sender { protocol: IPPROTO_TCP, .. }) => true,
+        // Anybody may have these ports at another address of loopback; the daemon has them at its own.
+        Some(Sender { protocol: IPPROTO_UDP, own: true, port }) => names::is_ours(EVERYWHERE, port),
         _ => false,
     }
+}
+
+/// What a packet says of whom it comes from.
+struct Sender {
+    protocol: u8,
+    /// Whether the address is 127.0.0.1 or ::1.
+    own: bool,
+    port: u32,
 }
 
 /// The protocol right behind the header, and the port it comes from. An IPv6 packet with more headers has another protocol there,
 /// and an IPv4 packet with options has no port where this looks for one.
 #[inline(always)]
-fn sender(ctx: &Packet) -> Option<(u8, u32)> {
+fn sender(ctx: &Packet) -> Option<Sender> {
     let first = ctx.bytes::<1>()?;
     match first[0] >> 4 {
         4 => {
             let head = ctx.bytes::<HEAD4>()?;
-            Some((head[9], u32::from(u16::from_be_bytes([head[20], head[21]]))))
+            let own = head[12] == 127 && head[13] == 0 && head[14] == 0 && head[15] == 1;
+            let port = u32::from(u16::from_be_bytes([head[20], head[21]]));
+            Some(Sender { protocol: head[9], own, port })
         }
         6 => {
             let head = ctx.bytes::<HEAD6>()?;
-            Some((head[6], u32::from(u16::from_be_bytes([head[40], head[41]]))))
+            let own = head[8..23].iter().all(|byte| *byte == 0) && head[23] == 1;
+            let port = u32::from(u16::from_be_bytes([head[40], head[41]]));
+            Some(Sender { protocol: head[6], own, port })
         }
         _ => None,
     }

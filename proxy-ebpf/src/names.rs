@@ -15,14 +15,12 @@ use proxy_common::names::{DatagramFlow, DatagramKey, FLOW_FRESH_NS, PORT, Resolv
 use crate::account::{self, Standing};
 use crate::context::{Address, Caller, Packet, boot_ns, bound_device};
 use crate::denial::{self, ALLOW};
-use crate::guard::{IPPROTO_UDP, LOOPBACK_DEVICE};
+use crate::guard::{HEAD6, IPPROTO_UDP, LOOPBACK_DEVICE, is_loopback6};
 use crate::maps::{self, Tally};
 use crate::redirect;
 
 /// IPv4 header without options, then the ports.
 const HEAD4: usize = 24;
-/// IPv6 header, then the ports.
-const HEAD6: usize = 44;
 /// "More fragments" and the offset.
 const FRAGMENT: [u8; 2] = [0x3f, 0xff];
 
@@ -79,7 +77,7 @@ fn ask4(ctx: &Address, otherwise: Reason) -> i32 {
 #[inline(always)]
 fn ask6(ctx: &Address, otherwise: Reason) -> i32 {
     let address = ctx.ip6();
-    match admit(ctx, address, otherwise) {
+    match redirect::from_loopback6(ctx, address).and_then(|()| admit(ctx, address, otherwise)) {
         Ok(port) => {
             // A socket that speaks IPv4 in IPv6 form must stay with IPv4.
             ctx.set_ip6(if is_mapped(address) { mapped(LOOPBACK4) } else { LOOPBACK6 });
@@ -152,7 +150,9 @@ fn slot(resolvers: &mut Resolvers, address: [u32; 4]) -> Option<u16> {
 /// Shows the resolver that was asked instead of the daemon's.
 #[inline(always)]
 pub fn sender4(ctx: &Address) {
-    if let Some(address) = asked(ctx)
+    // Anybody may have the same port at another address of loopback.
+    if ctx.ip4() == LOOPBACK4
+        && let Some(address) = asked(ctx)
         && is_mapped(address)
     {
         let [_, _, _, word] = address;
@@ -164,7 +164,10 @@ pub fn sender4(ctx: &Address) {
 /// Shows the resolver that was asked instead of the daemon's.
 #[inline(always)]
 pub fn sender6(ctx: &Address) {
-    if let Some(address) = asked(ctx) {
+    let from = ctx.ip6();
+    if (from == LOOPBACK6 || from == mapped(LOOPBACK4))
+        && let Some(address) = asked(ctx)
+    {
         ctx.set_ip6(address);
         ctx.set_port(PORT);
     }
@@ -273,17 +276,12 @@ fn to_resolver(ctx: &Packet, netns_cookie: u64) -> Option<DatagramKey> {
         // UDP right after the fixed header: no extension header of any kind, so no fragment either.
         6 => {
             let head = ctx.bytes::<HEAD6>()?;
-            let local = head[24..39].iter().all(|byte| *byte == 0) && head[39] == 1;
+            // From loopback too: the answer goes to the source, wherever that is.
+            let local = is_loopback6(&head, 8) && is_loopback6(&head, 24);
             if u32::from(head[6]) != IPPROTO_UDP || !local {
                 return None;
             }
-            let source = [
-                word(&[head[8], head[9], head[10], head[11]]),
-                word(&[head[12], head[13], head[14], head[15]]),
-                word(&[head[16], head[17], head[18], head[19]]),
-                word(&[head[20], head[21], head[22], head[23]]),
-            ];
-            (source, [head[40], head[41]], [head[42], head[43]])
+            (LOOPBACK6, [head[40], head[41]], [head[42], head[43]])
         }
         _ => return None,
     };

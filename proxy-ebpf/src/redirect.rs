@@ -10,7 +10,7 @@ use proxy_common::event::{Counter, Reason};
 use proxy_common::flow::{FlowKey, LOCAL, LOOPBACK4, LOOPBACK6, PROXY, Stamp, is_mapped, mapped};
 
 use crate::account::{self, Standing};
-use crate::context::{Address, Caller, Operation, boot_ns, bound_device};
+use crate::context::{Address, Caller, Operation, boot_ns, bound_device, bound_source6};
 use crate::denial::{self, ALLOW};
 use crate::maps::{self, Tally};
 use crate::{listeners, sighting, unreachable};
@@ -40,7 +40,7 @@ pub fn connect4(ctx: &Address) -> i32 {
 #[inline(always)]
 pub fn connect6(ctx: &Address) -> i32 {
     let address = ctx.ip6();
-    match admit(ctx, address) {
+    match from_loopback6(ctx, address).and_then(|()| admit(ctx, address)) {
         Ok(Way::Local) => ALLOW,
         Ok(Way::Proxy(port)) => {
             // A socket that speaks IPv4 in IPv6 form must stay with IPv4.
@@ -50,6 +50,19 @@ pub fn connect6(ctx: &Address) -> i32 {
             ALLOW
         }
         Err(reason) => denial::address(ctx, address, reason),
+    }
+}
+
+/// Nothing to be sent from an IPv6 address of the agent's choice: the packet guard would drop it, this says so at once.
+#[inline(always)]
+pub fn from_loopback6(ctx: &Address, address: [u32; 4]) -> Result<(), Reason> {
+    let socket = ctx.socket();
+    if socket.is_null() || is_mapped(address) {
+        return Ok(());
+    }
+    match bound_source6(socket) {
+        [0, 0, 0, 0] | LOOPBACK6 => Ok(()),
+        _ => Err(Reason::DeviceBound),
     }
 }
 

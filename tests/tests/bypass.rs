@@ -115,7 +115,7 @@ rows! { guarded, is_held:
     fn srh_fast_open(); fn routing_message(); fn routing_old_message(); fn hop_options();
     fn destination_options(); fn flow_label(); fn bind_device(); fn bind_device_index(); fn unicast_if4();
     fn unicast_if6(); fn pktinfo4(); fn pktinfo6(); fn scope(); fn mark(); fn mark_message();
-    fn free_bind(); fn transparent(); fn early_connect(); fn early_send(); fn early_raw();
+    fn free_bind(); fn free_bind6(); fn transparent(); fn early_connect(); fn early_send(); fn early_raw();
     fn early_connected(); fn passed_connect(); fn passed_send(); fn passed_connected();
     fn passed_connected_udp(); fn passed_raw(); fn passed_join(); fn pidfd_getfd(); fn clone_into(); fn abstract_socket();
     fn new_namespace(); fn take_port(); fn dial_proxy(); fn udp_elsewhere(); fn udp_connected_with();
@@ -138,7 +138,7 @@ rows! { undefended, gets_out_undefended:
     fn srh_tcp(); fn srh_fast_open(); fn routing_message(); fn routing_old_message(); fn hop_options();
     fn destination_options(); fn flow_label(); fn bind_device(); fn bind_device_index(); fn unicast_if4();
     fn unicast_if6(); fn pktinfo4(); fn pktinfo6(); fn scope(); fn mark(); fn mark_message();
-    fn transparent(); fn early_connect(); fn early_send(); fn passed_connect(); fn passed_send();
+    fn free_bind6(); fn transparent(); fn early_connect(); fn early_send(); fn passed_connect(); fn passed_send();
     fn take_port(); fn udp_elsewhere(); fn udp_connected_with(); fn tcp_again(); fn udp_dns();
     fn tcp_tls_dns(); fn udp4(); fn udp6(); fn udp_quic(); fn udp_ntp(); fn udp_familyless();
     fn udp_connected(); fn udp_connected6(); fn udp_broadcast(); fn udp_multicast4(); fn udp_multicast6();

@@ -98,7 +98,7 @@ fn half_open_connections_in_thousands_hinder_nobody_once_the_daemon_answers_agai
 #[test]
 fn an_agent_at_its_limit_of_connections_is_refused_and_recorded_while_another_is_served() {
     let other = "[[agent]]\nname = \"other\"\n[limits]\nconnections_per_agent = 8\n";
-    let policy = "permit (principal, action, resource);";
+    let policy = "@id(\"all\") permit (principal, action, resource);";
     let shop = Shop::open(&Setup { agent: other.to_owned(), ..Setup::under(policy) }).unwrap();
     let folder = format!("/proc/{}/fd", shop.daemon.pid().unwrap());
     let descriptors = || std::fs::read_dir(&folder).unwrap().count();

@@ -44,6 +44,8 @@ mod names;
 mod namespaces;
 #[path = "intercept/sentinel.rs"]
 mod sentinel;
+#[path = "intercept/sources.rs"]
+mod sources;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -17,6 +17,9 @@ use crate::selftest::{FAR4, FAR6, MAPPED, METADATA, PROXY_PORT, SINK_PORT};
 const IPPROTO_MPTCP: i32 = 262;
 const TCP_FASTOPEN_CONNECT: i32 = 30;
 const IP_FREEBIND: i32 = 15;
+const IPV6_FREEBIND: i32 = 78;
+/// Nobody's, in the network of the cable.
+const FOREIGN6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77));
 const IP_UNICAST_IF: i32 = 50;
 const IPV6_UNICAST_IF: i32 = 76;
 const RING_CONNECT: u8 = 16;
@@ -164,6 +167,14 @@ fn from_elsewhere(scene: &Scene, option: i32) -> Answer {
 
 pub(in super::super) fn free_bind(scene: &Scene) -> Answer {
     from_elsewhere(scene, IP_FREEBIND)
+}
+
+/// Over IPv6 the kernel asks nobody whose the source is.
+pub(in super::super) fn free_bind6(scene: &Scene) -> Answer {
+    let socket = stream(libc::AF_INET6)?;
+    raw::set_option(&socket, libc::IPPROTO_IPV6, IPV6_FREEBIND, &1_i32.to_ne_bytes())?;
+    raw::bind(&socket, &name(SocketAddr::new(FOREIGN6, 0)))?;
+    dial(&socket, &scene.at(FAR6))
 }
 
 pub(in super::super) fn transparent(scene: &Scene) -> Answer {

@@ -11,7 +11,7 @@ use Expected::{Caught, Redirected, Stopped};
 use Layer::{Bind, Connect, Egress, Ingress, Option, Sentinel};
 use Method::Namespace;
 
-pub(super) static ROWS: [Vector; 27] = [
+pub(super) static ROWS: [Vector; 28] = [
     row("1", ("tcp4", "connect to an IPv4 address"), Redirected, tcp::four, &[Connect, Sentinel, Egress]),
     row("1", ("tcp6", "connect to an IPv6 address"), Redirected, tcp::six, &[Connect, Sentinel, Egress]),
     row(
@@ -69,6 +69,13 @@ pub(super) static ROWS: [Vector; 27] = [
     row("24", ("unicast-if6", "`IPV6_UNICAST_IF`"), Caught, tcp::unicast_if6, &[Connect, Sentinel, Egress]),
     row("26", ("free-bind", "foreign source address"), Caught, tcp::free_bind, &[])
         .but(More { control: Control::None("the kernel finds no road from a foreign source"), ..PLAIN }),
+    row(
+        "26",
+        ("free-bind6", "foreign source address over IPv6"),
+        Stopped,
+        tcp::free_bind6,
+        &[Option, Connect, Sentinel, Egress],
+    ),
     row(
         "26",
         ("transparent", "foreign source address, transparent"),
