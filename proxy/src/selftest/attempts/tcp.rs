@@ -4,7 +4,7 @@
 //! Known limit: no SMC, DCCP or SCTP here; those are other kinds of socket.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
@@ -141,7 +141,7 @@ pub(in super::super) fn nowhere4(_scene: &Scene) -> Answer {
 }
 
 pub(in super::super) fn loopback6(_scene: &Scene) -> Answer {
-    dial(&stream(libc::AF_INET6)?, &name(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, SINK_PORT))))
+    dial(&stream(libc::AF_INET6)?, &name(SocketAddr::from((Ipv6Addr::LOCALHOST, SINK_PORT))))
 }
 
 pub(in super::super) fn proxy(_scene: &Scene) -> Answer {
