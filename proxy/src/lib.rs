@@ -3,6 +3,7 @@
 //! Rooms and who may import whom are described in `ARCHITECTURE.md` and enforced by `cargo xtask tidy`.
 //! The order below is the order of the layers: a room imports only rooms above it.
 
+pub mod causes;
 pub mod clock;
 pub mod model;
 pub mod shutdown;

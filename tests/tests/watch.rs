@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use chaperone::clock::Clock;
 use chaperone::intercept::Tree;
-use chaperone_tests::shop::{Setup, Shop};
+use chaperone_tests::shop::{AGENT, Setup, Shop};
 use chaperone_tests::{hand, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -143,7 +143,9 @@ fn the_guard_is_not_taken_away_while_a_daemon_or_an_agent_runs() {
     let sleeper = shop.agent().start("sleep", ["60"]).unwrap();
     shop.daemon.stop(Signal::SIGTERM).unwrap();
     let refused = shop.daemon.cli(&["uninstall"]).unwrap();
-    assert!(!refused.status.success() && refused.stderr.contains("agents run in it"), "{}", refused.both());
+    let names = format!("agents run in it: `{AGENT}`;");
+    assert!(!refused.status.success() && refused.stderr.contains(&names), "{}", refused.both());
+    assert!(pin(&shop, "agent_egress").exists(), "a refused removal took the guard away");
     sleeper.signal(Signal::SIGKILL).unwrap();
     sleeper.finish(LIMIT).unwrap();
     wait::until("an empty cgroup", LIMIT, || {

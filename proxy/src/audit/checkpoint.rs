@@ -138,31 +138,37 @@ impl Notes {
         Checkpoint::parse(text, key)
     }
 
-    /// Reads all notes; a cut-short last one is reported in `torn`, anything else wrong is an error.
-    pub(super) fn read(bytes: &[u8], key: &PublicKey) -> Result<Self, Flawed> {
-        let mut notes = Self::none();
+    /// Counted from 1, the note that would follow.
+    pub(super) fn next_number(&self) -> u64 {
+        u64::try_from(self.list.len()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// Takes the notes that follow, from `length` of the file on; a cut-short last one is reported in `torn`, anything else
+    /// wrong is an error.
+    pub(super) fn read_on(&mut self, bytes: &[u8], key: &PublicKey) -> Result<(), Flawed> {
         let mut rest = bytes;
+        self.torn = false;
         while !rest.is_empty() {
-            let number = u64::try_from(notes.list.len()).unwrap_or(u64::MAX).saturating_add(1);
-            let flawed = |flaw| Flawed { number, offset: notes.length, flaw };
+            let (number, offset) = (self.next_number(), self.length);
+            let flawed = |flaw| Flawed { number, offset, flaw };
             let Some((text, after)) = split_note(rest) else {
-                notes.torn = true;
-                return Ok(notes);
+                self.torn = true;
+                return Ok(());
             };
             let Ok(text) = std::str::from_utf8(text) else {
                 return Err(flawed(Flaw::Form));
             };
             let note = Checkpoint::parse(text, key).map_err(flawed)?;
-            let grows = notes.list.last().is_none_or(|(last, _)| last.chain.records() < note.chain.records());
-            if note.prior != notes.last || !grows {
+            let grows = self.list.last().is_none_or(|(last, _)| last.chain.records() < note.chain.records());
+            if note.prior != self.last || !grows {
                 return Err(flawed(Flaw::Order));
             }
-            notes.list.push((note, notes.length));
-            notes.last = sha256(&[text.as_bytes()]);
-            notes.length = notes.length.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
+            self.list.push((note, self.length));
+            self.last = sha256(&[text.as_bytes()]);
+            self.length = self.length.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
             rest = after;
         }
-        Ok(notes)
+        Ok(())
     }
 }
 

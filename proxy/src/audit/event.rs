@@ -335,6 +335,8 @@ pub enum Event<'a> {
 }
 
 /// What the kernel counted for one account, since the record says that counting started.
+///
+/// A format of the record, apart from the layout that the kernel programs use: old logs must stay readable when that changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KernelCounts {
     /// Connections sent to the proxy.

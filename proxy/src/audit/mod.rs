@@ -22,6 +22,7 @@ mod segments;
 mod storage;
 mod syncer;
 mod verify;
+mod walk;
 mod writer;
 
 use std::path::PathBuf;
@@ -34,7 +35,8 @@ pub use event::{Event, KernelCounts, Record, SCHEMA, TicketFacts};
 pub use log::{Appender, Log, Receipt};
 pub use reconcile::{Difference, Finding, Reconciler, Seen};
 pub use search::{Filter, Found, Searched, search};
-pub use verify::{Report, Trust, VerifyError, verify, verify_with};
+pub use verify::{Report, Trust, Verifier, VerifyError, verify, verify_with};
+pub use walk::Passed;
 
 /// Where and how the record is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use super::notary::Notary;
 use super::segments::{self, Segment};
 use super::storage::{Medium, Storage};
 use super::verify::{self, Tail, VerifyError};
+use super::walk::{Position, walk};
 use super::writer::Mark;
 use crate::clock::Clock;
 
@@ -90,13 +91,14 @@ pub(super) fn check(
         (None | Some(_), _) => Chain::genesis(origin),
     };
     let checked = found.get(start..).unwrap_or_default();
-    let anchors = verify::anchors(notes);
-    let walk = verify::walk(checked, chain, &anchors, Tail::Report, &mut |_| {}).map_err(broken)?;
+    let anchors: Vec<_> = verify::anchors(notes).collect();
+    let begin = Position::before(chain);
+    let end = walk(checked, begin, &anchors, Tail::Report, &mut |_| {}).map_err(broken)?.end;
     let (segment, cut) = match checked.last() {
-        Some(last) => (last.first, last.length.saturating_sub(walk.tail)),
+        Some(last) => (last.first, last.length.saturating_sub(end.offset)),
         None => (1, 0),
     };
-    Ok((Mark { segment, length: walk.tail, chain: walk.chain }, cut))
+    Ok((Mark { segment, length: end.offset, chain: end.chain }, cut))
 }
 
 /// The segment to start from: late enough to be quick, early enough to pass the last checkpoint.

@@ -28,7 +28,12 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn path_of(dir: &Path, first: u64) -> PathBuf {
-        dir.join(format!("{PREFIX}{first:020}{SUFFIX}"))
+        dir.join(Self::name_of(first))
+    }
+
+    /// File name of the segment whose first record is `first`.
+    pub(super) fn name_of(first: u64) -> String {
+        format!("{PREFIX}{first:020}{SUFFIX}")
     }
 
     /// File name, for messages.
@@ -38,8 +43,14 @@ impl Segment {
 
     /// The last `count` bytes, or `None` if it is shorter.
     pub(super) fn ending(&self, count: usize) -> Result<Option<Vec<u8>>, VerifyError> {
+        self.before(self.length, count)
+    }
+
+    /// The `count` bytes before `offset`, or `None` if it has not so many.
+    pub(super) fn before(&self, offset: u64, count: usize) -> Result<Option<Vec<u8>>, VerifyError> {
         let read = || -> io::Result<Option<Vec<u8>>> {
-            let Some(start) = self.length.checked_sub(u64::try_from(count).unwrap_or(u64::MAX)) else {
+            let start = offset.checked_sub(u64::try_from(count).unwrap_or(u64::MAX));
+            let Some(start) = start.filter(|_| offset <= self.length) else {
                 return Ok(None);
             };
             let mut file = File::open(&self.path)?;

@@ -5,17 +5,19 @@
 //! outside: removal of the newest records *together with* every checkpoint that covers them (or of records newer than
 //! the last checkpoint, cleanly at a line's end), and a log rewritten whole under another key. Give a checkpoint or
 //! key that was kept elsewhere ([`Trust`]) and these are found too.
-//! A running daemon may append meanwhile: checkpoints are read first, and an unfinished last line is read again.
+//! A running daemon may append meanwhile: checkpoints are read first, an unfinished last line is read again, and a
+//! [`Verifier`] reads on from where it stood, each byte once. What it read before is not read again.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::chain::{Chain, Problem};
 use super::checkpoint::{CHECKPOINT_FILE, Flaw, Notes};
 use super::key::{self, PublicKey};
-use super::segments::{self, Lines, Read, Segment};
+use super::segments::{self, Segment};
+use super::walk::{Anchor, Passed, Position, walk};
 use crate::model::UnixMillis;
 
 /// Why a log does not verify: the first thing that is wrong.
@@ -139,33 +141,117 @@ pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn verify_with(dir: &Path, trust: &Trust, progress: &mut dyn FnMut(u64)) -> Result<Report, VerifyError> {
-    let key = read_key(dir)?;
-    if trust.key.as_ref().is_some_and(|kept| kept.trim() != key.text()) {
-        let path = dir.join(key::PUBLIC_FILE);
-        return Err(VerifyError::Key { path, problem: "is not the key that was kept elsewhere" });
+    Verifier::open(dir, trust)?.read_on(&mut |passed| progress(passed.bytes))
+}
+
+/// Reads a log that may still grow, verifying every record on the way.
+///
+/// Keeps its place, its sums and the checkpoints, never records: memory does not grow with the records.
+/// Once it has returned an error it is of no more use.
+#[derive(Debug)]
+pub struct Verifier {
+    dir: PathBuf,
+    key: PublicKey,
+    notes: Notes,
+    /// From outside; they lie in what is read first.
+    kept: Vec<Anchor>,
+    /// Behind the newest record that was read.
+    end: Position,
+    /// Behind the newest record read that a checkpoint signs.
+    signed: Position,
+    bytes: u64,
+    gaps: u64,
+    first: Option<UnixMillis>,
+    last: Option<UnixMillis>,
+}
+
+impl Verifier {
+    /// Stands before the first record of the log in `dir`.
+    ///
+    /// # Errors
+    /// When the key, or what was kept elsewhere, is wrong.
+    pub fn open(dir: &Path, trust: &Trust) -> Result<Self, VerifyError> {
+        let key = read_key(dir)?;
+        if trust.key.as_ref().is_some_and(|kept| kept.trim() != key.text()) {
+            let path = dir.join(key::PUBLIC_FILE);
+            return Err(VerifyError::Key { path, problem: "is not the key that was kept elsewhere" });
+        }
+        let start = Position::before(Chain::genesis(key.name()));
+        let kept = trust.checkpoints.as_ref().map(|text| kept_elsewhere(text, &key)).transpose()?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            key,
+            notes: Notes::none(),
+            kept: kept.unwrap_or_default(),
+            end: start,
+            signed: start,
+            bytes: 0,
+            gaps: 0,
+            first: None,
+            last: None,
+        })
     }
-    let notes = read_notes(dir, &key, Tail::Refuse)?;
-    let signed = notes.list.last().map(|(note, _)| note.chain.records());
-    let signed = signed.ok_or_else(|| VerifyError::Unsigned { path: dir.to_owned() })?;
-    let mut anchors = anchors(&notes);
-    if let Some(text) = &trust.checkpoints {
-        anchors.extend(kept_elsewhere(text, &key)?);
-        anchors.sort_by_key(|anchor| anchor.chain.records());
+
+    /// Reads and verifies what it has not read yet, records and checkpoints, and calls `each` with every new record.
+    /// What `each` was told counts only if no error comes back: a checkpoint behind a record may refute it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, also if what was read before is gone or other records stand in its place.
+    pub fn read_on(&mut self, each: &mut dyn FnMut(Passed<'_>)) -> Result<Report, VerifyError> {
+        let known = self.notes.list.len();
+        read_on_notes(&self.dir, &self.key, Tail::Refuse, &mut self.notes)?;
+        let signed = self.notes.list.last().map(|(note, _)| note.chain.records());
+        let signed = signed.ok_or_else(|| VerifyError::Unsigned { path: self.dir.clone() })?;
+        let mut anchors: Vec<Anchor> = anchors(&self.notes).skip(known).chain(self.kept.drain(..)).collect();
+        anchors.sort_by_key(Anchor::records);
+        let segments = segments::list(&self.dir)?;
+        self.follow(&segments, &anchors, each)?;
+        Ok(Report {
+            records: self.end.chain.records(),
+            segments: u64::try_from(segments.len()).unwrap_or(u64::MAX),
+            bytes: self.bytes,
+            checkpoints: u64::try_from(self.notes.list.len()).unwrap_or(u64::MAX),
+            signed,
+            gaps: self.gaps,
+            first: self.first,
+            last: self.last,
+            head: self.end.chain.head().hex(),
+            key: self.key.text(),
+        })
     }
-    let segments = segments::list(dir)?;
-    let walk = walk(&segments, Chain::genesis(key.name()), &anchors, Tail::Refuse, progress)?;
-    Ok(Report {
-        records: walk.chain.records(),
-        segments: u64::try_from(segments.len()).unwrap_or(u64::MAX),
-        bytes: walk.bytes,
-        checkpoints: u64::try_from(notes.list.len()).unwrap_or(u64::MAX),
-        signed,
-        gaps: walk.gaps,
-        first: walk.first,
-        last: walk.last,
-        head: walk.chain.head().hex(),
-        key: key.text(),
-    })
+
+    fn follow(
+        &mut self,
+        segments: &[Segment],
+        anchors: &[Anchor],
+        each: &mut dyn FnMut(Passed<'_>),
+    ) -> Result<(), VerifyError> {
+        let read = self.end;
+        // A checkpoint may sign a record that was read before the checkpoint was there. Only whoever goes past that record
+        // can tell whether it signs the same one.
+        let behind = anchors.first().is_some_and(|anchor| anchor.records() < read.chain.records());
+        let start = if behind { self.signed } else { read };
+        let from =
+            segments.iter().position(|segment| segment.first >= start.segment).unwrap_or(segments.len());
+        let ahead = segments.get(from..).unwrap_or_default();
+        let mut same = start.chain == read.chain;
+        let found = walk(ahead, start, anchors, Tail::Refuse, &mut |passed| {
+            same |= passed.chain == read.chain;
+            if passed.chain.records() > read.chain.records() {
+                self.bytes = self.bytes.saturating_add(u64::try_from(passed.line.len()).unwrap_or(u64::MAX));
+                self.gaps = self.gaps.saturating_add(u64::from(passed.gap));
+                self.first = self.first.or(Some(passed.time));
+                self.last = Some(passed.time);
+                each(Passed { bytes: self.bytes, ..passed });
+            }
+        })?;
+        if !same {
+            return Err(read.lost());
+        }
+        self.signed = found.signed.unwrap_or(self.signed);
+        self.end = found.end;
+        Ok(())
+    }
 }
 
 pub(super) fn read_key(dir: &Path) -> Result<PublicKey, VerifyError> {
@@ -184,33 +270,58 @@ pub(super) enum Tail {
 }
 
 /// Times an unfinished end is read again before it counts as torn.
-const TAIL_TRIES: u32 = 5;
-const TAIL_WAIT: Duration = Duration::from_millis(10);
+pub(super) const TAIL_TRIES: u32 = 5;
+pub(super) const TAIL_WAIT: Duration = Duration::from_millis(10);
 
 /// Reads the checkpoints of a log.
 pub(super) fn read_notes(dir: &Path, key: &PublicKey, tail: Tail) -> Result<Notes, VerifyError> {
+    let mut notes = Notes::none();
+    read_on_notes(dir, key, tail, &mut notes)?;
+    Ok(notes)
+}
+
+/// Reads the checkpoints behind those that are known.
+fn read_on_notes(dir: &Path, key: &PublicKey, tail: Tail, notes: &mut Notes) -> Result<(), VerifyError> {
     let path = dir.join(CHECKPOINT_FILE);
     let mut tries = 0;
     loop {
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Notes::none()),
-            other => other.map_err(VerifyError::file("read", &path))?,
+        let torn = |notes: &Notes| {
+            let (number, offset) = (notes.next_number(), notes.length);
+            VerifyError::Checkpoint { number, offset, flaw: Flaw::Torn }
         };
-        let notes = Notes::read(&bytes, key).map_err(|flawed| VerifyError::Checkpoint {
-            number: flawed.number,
-            offset: flawed.offset,
-            flaw: flawed.flaw,
-        })?;
+        match bytes_from(&path, notes.length).map_err(VerifyError::file("read", &path))? {
+            Some(bytes) => notes.read_on(&bytes, key).map_err(|flawed| VerifyError::Checkpoint {
+                number: flawed.number,
+                offset: flawed.offset,
+                flaw: flawed.flaw,
+            })?,
+            None if notes.length == 0 => return Ok(()),
+            None => return Err(torn(notes)),
+        }
         if !notes.torn || tail == Tail::Report {
-            return Ok(notes);
+            return Ok(());
         }
         tries += 1;
         if tries >= TAIL_TRIES {
-            let number = u64::try_from(notes.list.len()).unwrap_or(u64::MAX).saturating_add(1);
-            return Err(VerifyError::Checkpoint { number, offset: notes.length, flaw: Flaw::Torn });
+            return Err(torn(notes));
         }
         std::thread::sleep(TAIL_WAIT);
     }
+}
+
+/// The bytes of a file behind `offset`; none if it is not there or shorter.
+fn bytes_from(path: &Path, offset: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    if file.metadata()?.len() < offset {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 fn kept_elsewhere(text: &str, key: &PublicKey) -> Result<Vec<Anchor>, VerifyError> {
@@ -219,148 +330,12 @@ fn kept_elsewhere(text: &str, key: &PublicKey) -> Result<Vec<Anchor>, VerifyErro
     // Each note stands alone here: which one came before it is not known outside.
     for note in text.split_inclusive("\n\n").collect::<Vec<_>>().chunks(2) {
         let note = format!("{}\n\n", note.concat().trim_end());
-        kept.push(Anchor { chain: Notes::one(&note, key).map_err(flawed)?.chain, number: 0, offset: 0 });
+        kept.push(Anchor::kept(Notes::one(&note, key).map_err(flawed)?.chain));
     }
     Ok(kept)
 }
 
-/// A signed state that the records must pass through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Anchor {
-    chain: Chain,
-    number: u64,
-    offset: u64,
-}
-
-pub(super) fn anchors(notes: &Notes) -> Vec<Anchor> {
-    let numbered = notes.list.iter().zip(1..);
-    numbered.map(|((note, offset), number)| Anchor { chain: note.chain, number, offset: *offset }).collect()
-}
-
-/// What the walk over the records found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Walk {
-    pub(super) chain: Chain,
-    pub(super) bytes: u64,
-    /// Valid bytes of the last segment; less than its length if its end is torn.
-    pub(super) tail: u64,
-    gaps: u64,
-    first: Option<UnixMillis>,
-    last: Option<UnixMillis>,
-}
-
-/// Follows the chain from `start` through `segments` and past every anchor.
-pub(super) fn walk(
-    segments: &[Segment],
-    start: Chain,
-    anchors: &[Anchor],
-    tail: Tail,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Walk, VerifyError> {
-    let mut found = Walk { chain: start, bytes: 0, tail: 0, gaps: 0, first: None, last: None };
-    let mut anchors = Anchors(anchors);
-    anchors.skip_before(start);
-    anchors.pass(start)?;
-    for (index, segment) in segments.iter().enumerate() {
-        if segment.first != found.chain.next_sequence() {
-            return Err(VerifyError::Segment { expected: found.chain.next_sequence(), found: segment.first });
-        }
-        let last = index.saturating_add(1) == segments.len();
-        let mut place = Place { segment, tail: if last { Some(tail) } else { None } };
-        found.tail = place.walk(&mut found, &mut anchors, progress)?;
-    }
-    match anchors.0.last() {
-        Some(anchor) => {
-            let (records, signed) = (found.chain.records(), anchor.chain.records());
-            if segments.is_empty() && records == 0 {
-                return Err(VerifyError::Segment { expected: 1, found: 0 });
-            }
-            Err(VerifyError::Truncated { records, signed })
-        }
-        None => Ok(found),
-    }
-}
-
-/// The anchors still ahead, in order of size.
-struct Anchors<'a>(&'a [Anchor]);
-
-impl Anchors<'_> {
-    fn skip_before(&mut self, chain: Chain) {
-        while let [first, rest @ ..] = self.0
-            && first.chain.records() < chain.records()
-        {
-            self.0 = rest;
-        }
-    }
-
-    fn pass(&mut self, chain: Chain) -> Result<(), VerifyError> {
-        while let [first, rest @ ..] = self.0
-            && first.chain.records() == chain.records()
-        {
-            if first.chain != chain {
-                let (number, offset) = (first.number, first.offset);
-                return Err(VerifyError::Checkpoint { number, offset, flaw: Flaw::Records });
-            }
-            self.0 = rest;
-        }
-        Ok(())
-    }
-}
-
-/// One segment on the way; `tail` is set for the last one.
-struct Place<'a> {
-    segment: &'a Segment,
-    tail: Option<Tail>,
-}
-
-impl Place<'_> {
-    /// Returns the number of valid bytes.
-    fn walk(
-        &mut self,
-        found: &mut Walk,
-        anchors: &mut Anchors<'_>,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<u64, VerifyError> {
-        let read = |error| VerifyError::file("read", &self.segment.path)(error);
-        let (mut offset, mut tries, mut line) = (0_u64, 0, Vec::new());
-        let mut lines = Lines::open(&self.segment.path, 0).map_err(read)?;
-        loop {
-            let problem = match lines.next(&mut line).map_err(read)? {
-                Read::End => return Ok(offset),
-                Read::TooLong => Problem::TooLong,
-                Read::Line => match found.chain.check(&line) {
-                    Ok(accepted) => {
-                        let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
-                        offset = offset.saturating_add(bytes);
-                        found.bytes = found.bytes.saturating_add(bytes);
-                        found.chain = accepted.chain;
-                        found.gaps = found.gaps.saturating_add(u64::from(accepted.gap));
-                        found.first = found.first.or(Some(accepted.time));
-                        found.last = Some(accepted.time);
-                        anchors.pass(found.chain)?;
-                        progress(found.bytes);
-                        continue;
-                    }
-                    Err(problem) => problem,
-                },
-            };
-            match (problem, self.tail) {
-                (Problem::Torn, Some(Tail::Report)) => return Ok(offset),
-                (Problem::Torn, Some(Tail::Refuse)) if tries < TAIL_TRIES => {
-                    tries += 1;
-                    std::thread::sleep(TAIL_WAIT);
-                    lines = Lines::open(&self.segment.path, offset).map_err(read)?;
-                }
-                (problem, _) => {
-                    let sequence = found.chain.next_sequence();
-                    return Err(VerifyError::Record {
-                        segment: self.segment.name(),
-                        offset,
-                        sequence,
-                        problem,
-                    });
-                }
-            }
-        }
-    }
+/// What the checkpoints sign, in order.
+pub(super) fn anchors(notes: &Notes) -> impl Iterator<Item = Anchor> + '_ {
+    notes.list.iter().zip(1..).map(|((note, offset), number)| Anchor::signed(note.chain, number, *offset))
 }

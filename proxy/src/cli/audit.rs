@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::kernel::Comparison;
 use crate::approval::inert;
-use crate::audit::{Filter, Found, Report, Trust, VerifyError, search, verify_with};
+use crate::audit::{Filter, Found, Report, Trust, Verifier, VerifyError, search};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::{SessionId, TicketId, UnixMillis};
@@ -143,26 +143,22 @@ fn execute(command: Command, out: &mut dyn Write) -> anyhow::Result<u8> {
 }
 
 fn verify(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let read = |path: &PathBuf| {
+    let text = |path: &PathBuf| {
         fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
     };
     let trust = Trust {
-        key: args.key.as_ref().map(read).transpose()?,
-        checkpoints: args.checkpoint.as_ref().map(read).transpose()?,
+        key: args.key.as_ref().map(text).transpose()?,
+        checkpoints: args.checkpoint.as_ref().map(text).transpose()?,
     };
     let dir = &args.place.log()?;
     if let Err(error) = fs::read_dir(dir) {
         return unreadable(dir, &error);
     }
     let mut progress = Progress::new(dir);
-    let verified = verify_with(dir, &trust, &mut |bytes| progress.at(bytes));
+    let verified = read(args, dir, &trust, &mut progress)?;
     progress.end();
     match verified {
-        Ok(report) => {
-            let counted = match args.kernel {
-                true => Some(Comparison::make(&Config::load(&args.place.config)?, dir)?),
-                false => None,
-            };
+        Ok((report, counted)) => {
             if args.place.json {
                 let kernel = counted.as_ref().map(Comparison::to_json);
                 writeln!(out, "{}", json!({ "valid": true, "report": report, "kernel": kernel }))?;
@@ -184,6 +180,27 @@ fn verify(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
             Ok(BAD)
         }
     }
+}
+
+/// Reads the log once, whether the kernel's counts are wanted or not.
+fn read(
+    args: &VerifyArgs,
+    dir: &Path,
+    trust: &Trust,
+    progress: &mut Progress,
+) -> anyhow::Result<Result<(Report, Option<Comparison>), VerifyError>> {
+    let mut log = match Verifier::open(dir, trust) {
+        Ok(log) => log,
+        Err(error) => return Ok(Err(error)),
+    };
+    if !args.kernel {
+        let report = log.read_on(&mut |passed| progress.at(passed.bytes));
+        return Ok(report.map(|report| (report, None)));
+    }
+    let config = Config::load(&args.place.config)?;
+    let compared =
+        Comparison::make(&mut log, &mut || kernel::seen(&config), &mut |bytes| progress.at(bytes))?;
+    Ok(compared.map(|(report, compared)| (report, Some(compared))))
 }
 
 fn print_report(report: &Report, out: &mut dyn Write) -> io::Result<()> {

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{ConfigFile, needs_root, print_json, with_causes};
+use super::{ConfigFile, needs_root, print_json};
+use crate::causes::in_one_line;
 use crate::config::{Config, ConfigError};
 use crate::control::{Answer, Call, Client, FeatureState};
 use crate::intercept::{self, InterceptError};
@@ -88,7 +89,7 @@ fn unusable(error: &anyhow::Error) -> Finding {
         }
         Some(ConfigError::Invalid { .. }) | None => "mend the lines named",
     };
-    Finding::bad("configuration", with_causes(error.as_ref()), fix)
+    Finding::bad("configuration", in_one_line(error.as_ref()), fix)
 }
 
 fn examine(config: &Config) -> Vec<Finding> {
@@ -149,7 +150,7 @@ fn guard(config: &Config) -> Vec<Finding> {
                 error if needs_root(error) => "run this as root",
                 _ => "start `chaperone daemon` as root; it installs the guard",
             };
-            return vec![Finding::bad("guard", with_causes(&error), fix)];
+            return vec![Finding::bad("guard", in_one_line(&error), fix)];
         }
     };
     let missing: Vec<String> = programs

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{ConfigFile, print_json, refused, shown};
+use super::{ConfigFile, FAILED, print_json, refused, shown};
 use crate::control::{Answer, Call, StatusReport};
+use crate::intercept::{Cgroup, InterceptError, Settings, Tree};
 use crate::model::{AgentName, SessionId};
 
 /// Options of `status`.
@@ -178,7 +179,36 @@ pub struct Uninstall {
 /// # Errors
 /// When a daemon runs, when agents do and that was not asked for, or when a pin cannot be removed.
 pub fn uninstall(args: &Uninstall) -> anyhow::Result<ExitCode> {
-    crate::intercept::uninstall(&args.file.load()?.intercept, args.force)?;
+    let settings = args.file.load()?.intercept;
+    if !args.force {
+        let running = running(&settings)?;
+        if !running.is_empty() {
+            eprintln!(
+                "chaperone: the kernel guard stays, because agents run in it: {}; stop them, or say `--force` and they are \
+                 unguarded from then on",
+                running.join(", ")
+            );
+            return Ok(ExitCode::from(FAILED));
+        }
+    }
+    // Looks once more itself: an agent may have started since.
+    crate::intercept::uninstall(&settings, args.force)?;
     println!("the kernel guard is gone");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cgroups right below the agents' parent that have processes: folders of agents' runs, and units. Names come from whoever
+/// made the cgroup and are printed inert.
+fn running(settings: &Settings) -> Result<Vec<String>, InterceptError> {
+    let Ok(parent) = Tree::find()?.open(&settings.parent) else { return Ok(Vec::new()) };
+    let mut running = Vec::new();
+    for (name, id) in parent.children()? {
+        // One that went away meanwhile runs nothing. What cannot be read is not named; the removal asks the parent again.
+        let populated = Cgroup::below(&parent, id).is_some_and(|child| child.is_populated().unwrap_or(false));
+        if populated {
+            running.push(format!("`{}`", shown(&name)));
+        }
+    }
+    running.sort();
+    Ok(running)
 }

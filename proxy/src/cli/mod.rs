@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nix::unistd::Uid;
 
+use crate::causes;
 use crate::config::Config;
 use crate::control::{Answer, Call, Client, ControlError};
 use crate::intercept::InterceptError;
@@ -185,19 +186,7 @@ fn refused(answer: &Answer) -> ExitCode {
 /// An error with its causes, each said once, and with what would help when it is only that we are not root.
 fn told(error: &(dyn Error + 'static)) -> String {
     let advice = if needs_root(error) { "; run this as root" } else { "" };
-    format!("{}{advice}", with_causes(error))
-}
-
-/// An error with its causes. Some messages hold their cause's words already; those are not said twice.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for cause in causes(error).skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
+    format!("{}{advice}", causes::in_one_line(error))
 }
 
 /// True if it failed for what this machine or this account lacks: a daemon, root, a file system of the kernel.
@@ -208,20 +197,15 @@ fn is_lack(error: &(dyn Error + 'static)) -> bool {
                 matches!(error, InterceptError::NoCgroup2 | InterceptError::Bpffs { .. })
             })
     };
-    needs_root(error) || causes(error).any(lacks)
+    needs_root(error) || causes::of(error).any(lacks)
 }
 
 /// True if the system refused something that it would not refuse root.
 fn needs_root(error: &(dyn Error + 'static)) -> bool {
-    let refused = causes(error)
+    let refused = causes::of(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
     refused && !Uid::effective().is_root()
-}
-
-/// The error itself, its cause, that one's cause, and so on.
-fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| error.source())
 }
 
 /// Makes text safe for a terminal: what an agent wrote must not move the cursor.
@@ -237,14 +221,6 @@ mod tests {
     #[error("cannot open `x`: {source}")]
     struct Outer {
         source: io::Error,
-    }
-
-    #[test]
-    fn a_cause_that_the_message_holds_is_not_said_again() {
-        let outer = Outer { source: io::Error::other("no room") };
-        assert_eq!(with_causes(&outer), "cannot open `x`: no room");
-        let wrapped = anyhow::Error::from(outer).context("could not start");
-        assert_eq!(with_causes(wrapped.as_ref()), "could not start: cannot open `x`: no room");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigFile, FAILED, print_json, with_causes};
+use super::{ConfigFile, FAILED, print_json};
+use crate::causes::in_one_line;
 use crate::control::{Answer, Call};
 use crate::model::SelftestResult;
 use crate::selftest::{self, AgentArgs, Method, Plan, Report, StageArgs, Verdict};
@@ -77,7 +78,7 @@ fn record(args: &Args, report: &Report) -> String {
         Ok(Answer::Done { what }) => what,
         Ok(Answer::Refused { why }) => format!("not recorded: {why}"),
         Ok(_) => "not recorded: the daemon answered something else".to_owned(),
-        Err(problem) => format!("not recorded: {}", with_causes(problem.as_ref())),
+        Err(problem) => format!("not recorded: {}", in_one_line(problem.as_ref())),
     }
 }
 

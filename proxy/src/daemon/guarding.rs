@@ -18,9 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::mending::{self, Found, LOOK_EVERY, State};
 use super::notify::Notifier;
-use super::watching::{LOOK_EVERY, told};
 use super::{DaemonError, directory, remove_stale, sole};
+use crate::causes::in_one_line;
 use crate::config::Config;
 use crate::intercept::{Changes, Guard, Hello, InterceptError, Line, Tree, Word, voice_of};
 use crate::shutdown::Shutdown;
@@ -88,7 +89,8 @@ async fn look_until_told(telling: &Telling, notifier: &Notifier) -> Result<End, 
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
     let mut every = tokio::time::interval(LOOK_EVERY);
     let mut changes = telling.guard.changes().ok();
-    let mut broken = false;
+    let mut state = State::Whole;
+    let look = |before| mending::look(&telling.guard, before, |found| keep(telling, found));
     loop {
         // Nothing is lost with an arm that is dropped: what changed is found by the next look.
         tokio::select! {
@@ -97,7 +99,7 @@ async fn look_until_told(telling: &Telling, notifier: &Notifier) -> Result<End, 
             _ = interrupt.recv() => return Ok(End::Stop),
             _ = hangup.recv() => {
                 // Only from a state in which the pins are whole: descriptors do not survive.
-                if !look(telling, false) {
+                if look(State::Whole) == State::Whole {
                     return Ok(End::Become);
                 }
                 tracing::error!("not becoming another program while the guard is not whole");
@@ -105,7 +107,7 @@ async fn look_until_told(telling: &Telling, notifier: &Notifier) -> Result<End, 
             heard = next(changes.as_ref()) => if heard.is_err() { changes = None },
             _ = every.tick() => changes = changes.or_else(|| telling.guard.changes().ok()),
         }
-        broken = look(telling, broken);
+        state = look(state);
         notifier.alive();
     }
 }
@@ -117,38 +119,25 @@ async fn next(changes: Option<&Changes>) -> Result<(), InterceptError> {
     }
 }
 
-/// One look; true while the guard is not whole.
-fn look(telling: &Telling, was_broken: bool) -> bool {
-    let mended = telling.guard.mend();
+/// Keeps for the daemon what a look found.
+fn keep(telling: &Telling, found: Found) {
     let mut word = telling.guard.word();
-    match mended {
-        Ok(missing) => {
-            if !missing.is_empty() || was_broken {
-                tracing::error!(?missing, "parts of the kernel guard were gone; they are back");
-            }
+    match found {
+        Found::Nothing => {}
+        Found::Mended { missing, stuck } => {
             let mut waiting = telling.missing.lock();
             let new: Vec<_> = missing.into_iter().filter(|name| !waiting.contains(name)).collect();
             waiting.extend(new);
             waiting.truncate(MISSING_MAX);
-            if was_broken && let Err(error) = telling.guard.freeze(false) {
-                tracing::error!(%error, "the guard is whole, but the agents stay frozen");
-                word.problem = Some(told(&error));
-                word.frozen = true;
-            }
+            word.frozen = stuck.is_some();
+            word.problem = stuck;
         }
-        Err(error) => {
-            // At each look anew: an agent that started meanwhile must stop, too.
-            word.frozen = telling.guard.freeze(true).is_ok();
-            let problem = told(&error);
-            if !was_broken {
-                tracing::error!(%problem, frozen = word.frozen, "the kernel guard is not whole");
-            }
+        Found::Broken { problem, frozen, before: _ } => {
+            word.frozen = frozen;
             word.problem = Some(problem);
         }
     }
-    let broken = word.problem.is_some();
     telling.state.send_replace(word);
-    broken
 }
 
 /// Serves one daemon after the other.
@@ -215,8 +204,8 @@ fn admit(hello: &Hello, uid: u32, pid: Option<i32>, guard: &Guard) -> Result<(),
             .to_owned());
     }
     let pid = pid.and_then(|pid| u32::try_from(pid).ok()).ok_or("the daemon has no process id")?;
-    let place: PathBuf = Tree::of(pid).map_err(|error| told(&error))?;
-    guard.serve(place.strip_prefix("/").unwrap_or(&place)).map_err(|error| told(&error))
+    let place: PathBuf = Tree::of(pid).map_err(|error| in_one_line(&error))?;
+    guard.serve(place.strip_prefix("/").unwrap_or(&place)).map_err(|error| in_one_line(&error))
 }
 
 async fn write(writer: &mut (impl AsyncWriteExt + Unpin), line: &Line) -> io::Result<()> {

@@ -11,22 +11,21 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
 
+use super::mending::{self, Found, LOOK_EVERY, State};
 use super::services::Running;
 use crate::audit::{Event, KernelCounts};
 use crate::intercept::{AccountCounts, InterceptError};
 
-/// How often the guard is read back: twice a second, so that an alarm comes within two even on a busy host.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often accounts whose cgroup is gone are closed: they must look the same twice.
 const CLOSE_EVERY: Duration = Duration::from_secs(20);
 
 /// Reads the guard back for as long as the daemon runs.
 pub(super) async fn guard(running: &Running) {
     let mut look = tokio::time::interval(LOOK_EVERY);
-    let mut broken = false;
+    let mut state = State::Whole;
     loop {
         look.tick().await;
-        broken = is_broken(running, broken);
+        state = mending::look(&running.guard, state, |found| note(running, found));
         if running.guard.lost_tables() {
             let problem =
                 "the guard process made the kernel's tables anew; this daemon ends, to be started again";
@@ -41,36 +40,17 @@ pub(super) async fn guard(running: &Running) {
     }
 }
 
-fn is_broken(running: &Running, was_broken: bool) -> bool {
-    match running.guard.mend() {
-        Ok(missing) => {
-            if !missing.is_empty() || was_broken {
-                tracing::error!(?missing, "parts of the kernel guard were gone; they are back");
-                running
-                    .note(&Event::GuardMended { missing: missing.into_iter().map(Cow::Borrowed).collect() });
-            }
-            if was_broken && let Err(error) = running.guard.freeze(false) {
-                tracing::error!(%error, "the guard is whole, but the agents stay frozen");
-                return true;
-            }
-            false
+/// Puts into the record what a look found: that the guard was mended, and once that it cannot be.
+fn note(running: &Running, found: Found) {
+    match found {
+        Found::Nothing | Found::Broken { before: State::Broken, .. } => {}
+        Found::Mended { missing, stuck: _ } => {
+            running.note(&Event::GuardMended { missing: missing.into_iter().map(Cow::Borrowed).collect() });
         }
-        Err(error) => {
-            // At each look anew: an agent that started meanwhile must stop, too.
-            let frozen = running.guard.stop_agents();
-            if !was_broken {
-                let problem = told(&error);
-                tracing::error!(%problem, frozen, "the kernel guard is not whole");
-                running.note(&Event::GuardBroken { problem: Cow::Owned(problem), frozen });
-            }
-            true
+        Found::Broken { problem, frozen, before: State::Whole } => {
+            running.note(&Event::GuardBroken { problem: Cow::Owned(problem), frozen });
         }
     }
-}
-
-pub(super) fn told(error: &InterceptError) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Records the last counts of accounts whose cgroup is gone, and forgets them in the kernel.
@@ -119,7 +99,8 @@ fn close(
     Ok(staying)
 }
 
-/// The kernel's counts as the record knows them.
+/// The kernel's counts as the record knows them; the one place where the two meet. The types stay apart because the kernel's
+/// changes with each layout of the tables, and the record's is read for as long as there are logs.
 #[must_use]
 pub fn recorded(account: &AccountCounts) -> KernelCounts {
     KernelCounts {

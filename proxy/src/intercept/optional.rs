@@ -24,6 +24,7 @@ use super::pins;
 use super::programs::{self, Hook, OBJECT};
 use super::sys::{self, Unloaded};
 use super::{Ingress, Sentinel, Settings, UnixSockets};
+use crate::causes::in_one_line;
 
 /// One optional program and what the kernel said to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl Optional<'_> {
                     return Err(problem);
                 }
                 Err(problem) => {
-                    let told = in_words(&problem);
+                    let told = in_one_line(&problem);
                     tracing::warn!(program = name, %told, "the kernel refuses an optional program");
                     Some(told)
                 }
@@ -246,13 +247,4 @@ impl Ready {
 
 fn number(table: &MapData) -> RawFd {
     table.fd().as_fd().as_raw_fd()
-}
-
-/// An error with everything that led to it, the kernel's words last. Some of the library's errors quote their cause: said once.
-fn in_words(problem: &InterceptError) -> String {
-    let causes = std::iter::successors(std::error::Error::source(problem), |cause| cause.source());
-    let add = |text: String, cause: String| {
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
-    };
-    causes.map(ToString::to_string).fold(problem.to_string(), add)
 }
