@@ -19,6 +19,7 @@ pub mod identity;
 pub mod intercept;
 pub mod tls;
 
+pub mod abort;
 pub mod gate;
 pub mod jail;
 pub mod protocol;

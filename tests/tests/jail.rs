@@ -15,10 +15,14 @@ use chaperone_tests::daemon::{Daemon, Plan, as_account};
 use chaperone_tests::{process, temp};
 use nix::sys::signal::Signal;
 
+#[path = "jail/bomb.rs"]
+mod bomb;
 #[path = "jail/launchers.rs"]
 mod launchers;
 #[path = "jail/others.rs"]
 mod others;
+#[path = "jail/undoing.rs"]
+mod undoing;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const AGENT: &str = "worker";

@@ -452,6 +452,9 @@ impl Drop for Memory {
 #[test]
 fn a_daemon_that_the_kernel_kills_for_want_of_memory_leaves_no_gap() {
     let mut stage = Stage::guarded();
+    // A text of megabytes gets fresh memory each time; what a small one needs, the daemon has already.
+    let padding = "// padding\n".repeat(300_000);
+    fs::write(stage.daemon.policies().join("padding.cedar"), padding).unwrap();
     let memory = Memory::open();
     memory.starve(stage.daemon.pid().unwrap());
     wait::until("the kernel to kill it", LIMIT, || {
@@ -462,6 +465,7 @@ fn a_daemon_that_the_kernel_kills_for_want_of_memory_leaves_no_gap() {
     .unwrap();
     stage.daemon.stop(Signal::SIGKILL).unwrap();
     stage.lasts();
+    fs::remove_file(stage.daemon.policies().join("padding.cedar")).unwrap();
     stage.daemon.launch().unwrap();
     assert!(stage.effective());
     stage.end("out of memory");

@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test they serve")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use chaperone::clock::Clock;
@@ -21,6 +23,11 @@ use chaperone_tests::{ports, sample, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+#[path = "namespaces/far.rs"]
+mod far;
+
+use far::Far;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const CONFIG: &str = "/etc/chaperone/chaperone.toml";
@@ -228,11 +235,104 @@ fn the_shipped_units_serve_an_agents_unit_and_reload() {
     let verified = cli(&["audit", "verify", "--kernel"]);
     assert!(verified.status.success(), "{}", verified.both());
     let quarantined = cli(&["quarantine", AGENT, "--freeze"]);
-    assert!(quarantined.status.success(), "{}\n{}", quarantined.both(), told("daemon.log"));
+    assert!(
+        quarantined.status.success() && quarantined.stdout.contains("sockets ended"),
+        "{}\n{}",
+        quarantined.both(),
+        told("daemon.log")
+    );
     let doctor = cli(&["doctor"]);
     assert!(doctor.stdout.contains("programs at the agents' cgroup are effective"), "{}", doctor.both());
     systemd.systemctl(&["stop", DAEMON]).unwrap().success().unwrap();
     assert_eq!(systemd.property(DAEMON, "Result").unwrap(), "success");
+}
+
+/// In a network of its own: reaches what is registered, not what is not, and then waits. Arguments: address, its port, another.
+const LONELY: &str = r#"
+import errno, socket, sys, time
+def name(problem): return errno.errorcode.get(problem.errno, str(problem))
+def connected(port):
+    end = time.monotonic() + 20
+    while True:
+        try: return socket.create_connection((sys.argv[1], int(port)), timeout=60)
+        except PermissionError:
+            if time.monotonic() > end: raise
+            time.sleep(0.01)
+print('devices', *(device for _, device in socket.if_nameindex()), flush=True)
+one = connected(sys.argv[2]); one.sendall(b'x'); print('registered', one.recv(1), flush=True)
+try: other = connected(sys.argv[3]); other.sendall(b'x'); print('another', other.recv(1), flush=True)
+except OSError as problem: print('another', name(problem), flush=True)
+try: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', (sys.argv[1], 9)); print('datagram out', flush=True)
+except OSError as problem: print('datagram', name(problem), flush=True)
+server = socket.create_server(('127.0.0.1', 0))
+near = socket.create_connection(server.getsockname())
+print('waits', flush=True)
+try: near.recv(1)
+except OSError as problem: print('ended', name(problem), flush=True)
+"#;
+
+#[test]
+fn a_unit_with_a_network_of_its_own_is_served_and_its_sockets_end_with_the_rights_that_ship() {
+    let (listener, far) = (TcpListener::bind("127.0.0.1:0").unwrap(), Far::new().unwrap());
+    far.lead_to(listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut byte = [0];
+            while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+        }
+    });
+    let (ip, port) = (far.address().ip(), far.address().port());
+    // Somebody listens there too: who gets an answer went past the daemon.
+    let unregistered = TcpListener::bind((ip, 0)).unwrap();
+    let resource =
+        format!("[[resource]]\nname = \"echo\"\nprotocol = \"opaque\"\naddresses = [\"{ip}:{port}\"]\n");
+    let unit = format!(
+        "[Unit]\nWants=chaperone.service\nAfter=chaperone.service\n[Service]\nSlice=agents.slice\nUser=nobody\n\
+         PrivateNetwork=yes\nStandardOutput=append:{STAGE}/agent.out\nStandardError=append:{STAGE}/agent.out\n\
+         ExecStart=/usr/bin/python3 -B {STAGE}/bin/lonely.py {ip} {port} {}\n",
+        unregistered.local_addr().unwrap().port()
+    );
+    let policy = "@id(\"echo\") permit (principal == Unidentified::\"worker\", action, resource == Resource::\"echo\");";
+    let more = [
+        ("units/worker.service", unit.as_str()),
+        ("bin/lonely.py", LONELY),
+        ("etc/chaperone/policies/echo.cedar", policy),
+    ];
+    let systemd = Systemd::boot(&files(&resource, &more)).unwrap();
+    let told = |file: &str| fs::read_to_string(systemd.dir().path().join(file)).unwrap_or_default();
+    let cli = |words: &[&str]| {
+        let mut command = systemd.command(&[&format!("{STAGE}/bin/chaperone")]);
+        process::run(command.args(words).args(["--config", CONFIG]), LIMIT).unwrap().success().unwrap()
+    };
+    systemd.systemctl(&["start", DAEMON, WORKER]).unwrap().success().unwrap();
+    let waits =
+        wait::until("the unit to wait", LIMIT, || Ok(told("agent.out").contains("waits").then_some(())));
+    waits.unwrap_or_else(|error| {
+        fail(&format!("{error:#}\n{}\n{}", told("agent.out"), told("daemon.log")));
+    });
+    let said = cli(&["quarantine", AGENT]);
+    let ended =
+        wait::until("its call to end", LIMIT, || Ok(told("agent.out").contains("ended").then_some(())));
+    ended.unwrap_or_else(|error| fail(&format!("{error:#}\n{said}\n{}", told("daemon.log"))));
+    assert!(said.contains("sockets ended"), "{said}");
+    assert_eq!(
+        told("agent.out").lines().collect::<Vec<_>>(),
+        [
+            "devices lo",
+            "registered b'x'",
+            "another ECONNRESET",
+            "datagram EPERM",
+            "waits",
+            "ended ECONNABORTED"
+        ]
+    );
+    assert!(told("guard.log").contains("ended sockets of an agent"), "{}", told("guard.log"));
+    let opened = cli(&["audit", "search", "--json", "--event", "session_opened"]);
+    assert_eq!(opened.lines().count(), 1, "{opened}");
+    let opened: Value = serde_json::from_str(&opened).unwrap();
+    assert!(opened["evidence"]["netns"].is_u64(), "{opened}");
+    unregistered.set_nonblocking(true).unwrap();
+    assert!(unregistered.accept().is_err(), "something reached what nobody registered");
 }
 
 #[test]

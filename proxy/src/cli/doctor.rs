@@ -240,7 +240,7 @@ fn features(features: &[FeatureState]) -> Vec<Finding> {
     if refused.is_empty() {
         return vec![Finding::good(
             "features",
-            format!("all {} optional programs are in effect", features.len()),
+            format!("all {} optional kernel features are in effect", features.len()),
         )];
     }
     let told = refused.into_iter();

@@ -45,6 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    let _only = crate::daemon::errands(&config)?;
     runtime.block_on(Box::pin(crate::daemon::guard(&config, &program)))?;
     Ok(ExitCode::SUCCESS)
 }

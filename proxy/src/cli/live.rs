@@ -64,7 +64,7 @@ fn print_status(report: &StatusReport) {
     println!("policy    bundle {}", report.bundle);
     println!("guard     {good} of {} kernel programs effective", report.programs.len());
     let taken = report.features.iter().filter(|feature| feature.effective).count();
-    println!("features  {taken} of {} optional kernel programs in effect", report.features.len());
+    println!("features  {taken} of {} optional kernel features in effect", report.features.len());
     for feature in report.features.iter().filter(|feature| !feature.effective) {
         let why = feature.refused.as_deref().unwrap_or("no reason known");
         println!("          {} is refused: {why}", feature.name);

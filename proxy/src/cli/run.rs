@@ -77,7 +77,8 @@ pub fn run(
 ) -> anyhow::Result<ExitCode> {
     let account = args.uid.as_deref().map(Account::named).transpose()?;
     jail::require_plain_streams()?;
-    let cgroup = match jail::guarded(settings, &args.agent) {
+    let processes = jail.processes_of(&AgentName(args.agent.clone()));
+    let cgroup = match jail::guarded(settings, &args.agent, processes) {
         Ok(cgroup) => cgroup,
         Err(problem) => {
             eprintln!("chaperone: not started, because nothing would guard it: {}", super::told(&problem));
@@ -94,6 +95,7 @@ pub fn run(
     }
     intercept::note_jail(settings, &cgroup)?;
     cgroup.admit(std::process::id())?;
+    hold(&args.agent, &Launcher::Root(account.clone()), processes)?;
     become_agent(&args.command, jail, &Launcher::Root(account))
 }
 
@@ -113,7 +115,20 @@ fn run_unprivileged(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     drop(daemon);
     jail::require_inside(&config.intercept, &args.agent, Path::new(&cgroup))
         .context("not started: the daemon did not place this process")?;
+    hold(&args.agent, &Launcher::Unprivileged, config.jail.processes_of(&AgentName(args.agent.clone())))?;
     become_agent(&args.command, &config.jail, &Launcher::Unprivileged)
+}
+
+/// Holds this process to its number of processes, or says that nothing does.
+fn hold(agent: &str, launcher: &Launcher, processes: u32) -> anyhow::Result<()> {
+    match jail::hold_processes(launcher, processes)? {
+        jail::Held::Cgroup | jail::Held::Account => {}
+        jail::Held::Nothing => eprintln!(
+            "chaperone: nothing limits how many processes `{agent}` starts: it runs as root, and the `pids` controller of \
+             cgroup2 is not at hand here"
+        ),
+    }
+    Ok(())
 }
 
 /// Closes the jail and becomes the command; returns only if a step failed, and the caller must then end the process.
@@ -149,6 +164,6 @@ mod tests {
             unix_sockets: crate::intercept::UnixSockets::Open,
             ingress: crate::intercept::Ingress::Open,
         };
-        assert!(crate::jail::guarded(&settings, "reporter").is_err());
+        assert!(crate::jail::guarded(&settings, "reporter", 1).is_err());
     }
 }

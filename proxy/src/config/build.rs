@@ -39,6 +39,10 @@ const WORKERS_MAX: u64 = 64;
 /// More than an agent's pools hold open, and few enough that a hundred agents fit under a service manager's limit.
 const CONNECTIONS_PER_AGENT: usize = 1000;
 const CONNECTIONS_PER_AGENT_MAX: u64 = 65_536;
+/// A shell that starts a pipe has four.
+const PROCESSES_MIN: u32 = 8;
+/// The most process ids that a kernel gives.
+const PROCESSES_MAX: u32 = 4_194_304;
 
 /// Builds the configuration; `None` when something was reported that leaves a hole in it.
 pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config> {
@@ -50,7 +54,8 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let port = intercept.as_ref().map(|settings| settings.port);
     let (dns, dns_port) = names::settings(&file.dns, port, problems);
     let launchers = launchers(&file.agents, problems);
-    let jail = jail(&file.jail, launchers, problems);
+    let processes = processes(&file.agents, problems);
+    let jail = jail(&file.jail, (launchers, processes), problems);
     let agents = agents(&file.agents, problems);
     let resources = resources::build(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
@@ -129,7 +134,7 @@ fn intercept(file: &file::Intercept, problems: &mut Problems) -> Option<intercep
 /// The jail, but for what it hides.
 fn jail(
     file: &file::Jail,
-    launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+    (launchers, processes): (BTreeMap<AgentName, BTreeSet<u32>>, BTreeMap<AgentName, u32>),
     problems: &mut Problems,
 ) -> Option<jail::Settings> {
     let keep = file.keep.iter().map(|text| kept(text, problems)).collect::<Vec<_>>();
@@ -147,6 +152,7 @@ fn jail(
         },
         hidden: Vec::new(),
         launchers,
+        processes,
     })
 }
 
@@ -309,6 +315,24 @@ fn launchers(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName
         launchers.insert(AgentName(agent.name.value.clone()), accounts);
     }
     launchers
+}
+
+/// How many processes a run of each agent may have; the program itself and what clears up after it need a few.
+fn processes(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName, u32> {
+    let mut processes = BTreeMap::new();
+    for agent in raw {
+        let Some(many) = &agent.processes else { continue };
+        match u32::try_from(many.value) {
+            Ok(number) if (PROCESSES_MIN..=PROCESSES_MAX).contains(&number) => {
+                processes.insert(AgentName(agent.name.value.clone()), number);
+            }
+            Ok(_) | Err(_) => problems.add(
+                many.line,
+                format!("`processes` must be from {PROCESSES_MIN} to {PROCESSES_MAX}, not {}", many.value),
+            ),
+        }
+    }
+    processes
 }
 
 /// Files that hold what the daemon shows to servers in an agent's place.

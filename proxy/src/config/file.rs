@@ -33,6 +33,7 @@ pub(super) struct Agent {
     pub(super) name: At<String>,
     pub(super) matches: Option<Match>,
     pub(super) run_by: Vec<At<String>>,
+    pub(super) processes: Option<At<u64>>,
     pub(super) identity: Option<Identity>,
 }
 
@@ -258,7 +259,8 @@ fn agent(section: &mut Section<'_>, problems: &mut Problems) -> Option<Agent> {
         identity
     });
     let run_by = section.texts("run_by", problems).unwrap_or_default();
-    Some(Agent { name: name?, matches, run_by, identity })
+    let processes = section.number("processes", problems);
+    Some(Agent { name: name?, matches, run_by, processes, identity })
 }
 
 fn identity(section: &mut Section<'_>, problems: &mut Problems) -> Option<Identity> {

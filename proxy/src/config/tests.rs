@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::identity::AgentMatch;
 use crate::intercept::{Ingress, UnixSockets};
-use crate::model::{Protocol, UpstreamTlsMode};
+use crate::model::{AgentName, Protocol, UpstreamTlsMode};
 
 const FULL: &str = r#"
 state_dir   = "/var/lib/chaperone"
@@ -21,6 +21,7 @@ identity = { issuer = "https://idp.example", audience = "chaperone", token_file 
 
 [[agent]]
 name = "loose"
+processes = 64
 run_by = ["4711"]
 
 [[resource]]
@@ -108,6 +109,8 @@ fn a_full_file_reaches_every_room() {
     let launchers: Vec<_> =
         config.jail.launchers.iter().map(|(agent, uids)| (agent.0.as_str(), uids)).collect();
     assert_eq!(launchers, [("loose", &[4711].into()), ("reporter", &[].into())]);
+    let processes = |name: &str| config.jail.processes_of(&AgentName(name.to_owned()));
+    assert_eq!((processes("loose"), processes("reporter")), (64, jail::PROCESSES));
     assert_eq!(config.sql.workers, 3);
     assert_eq!(config.connections_per_agent, 12);
     assert!(matches!(config.metrics, Some(MetricsAddress::Loopback(_))));
@@ -125,6 +128,15 @@ fn an_empty_file_denies_everything_with_defaults() {
     let config = parse(RESOURCE).unwrap();
     assert_eq!(config.resources[0].tls.mode, UpstreamTlsMode::VerifyFull);
     assert_eq!(config.resources[0].hold, Duration::from_secs(50));
+}
+
+#[test]
+fn a_limit_of_processes_that_is_none_is_a_mistake_with_its_line() {
+    for wrong in ["0", "7", "4194305"] {
+        let text = format!("[[agent]]\nname = \"a\"\nprocesses = {wrong}\n");
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains("line 3") && error.contains("`processes` must be from 8"), "{error}");
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ use self::arrivals::Arrivals;
 use self::namespaces::Signs;
 use self::notify::Notifier;
 use self::services::{OutOfReach, Resolved, Running};
+use crate::abort::{self, Errands};
 use crate::approval::Queue;
 use crate::audit::{Event, Log};
 use crate::clock::Clock;
@@ -123,6 +124,21 @@ pub enum Holder {
     GuardProcess,
     /// The guard process if there is one, else the daemon itself.
     Whoever,
+}
+
+/// Does the daemon's errands in the guard process for as long as that lives. Nobody else does while the file that comes back is
+/// open.
+///
+/// # Errors
+/// When another guard process does them, or the socket cannot be made.
+pub fn errands(config: &Config) -> Result<File, DaemonError> {
+    let desk = abort::desk_of(&config.runtime_dir);
+    let folder = desk.parent().unwrap_or(Path::new("/"));
+    directory(folder, 0o700)?;
+    let only = sole(&folder.join("errands.lock"))?;
+    let failed = |source| DaemonError::Io { what: "the guard's errands", source };
+    Errands::open(&desk, &config.intercept).and_then(Errands::serve).map_err(failed)?;
+    Ok(only)
 }
 
 /// Runs the daemon until it is told to end.
@@ -240,7 +256,10 @@ async fn build(
         guard: Arc::clone(guard),
         appender: log.appender(),
         intercept: config.intercept.clone(),
+        desk: abort::desk_of(&config.runtime_dir),
+        no_abort: abort::probe().err().map(|error| error.to_string()),
         launchers: config.jail.launchers.clone(),
+        processes: config.jail.processes.clone(),
         steps: Steps::new(&config.identity.steps, &config.identity.parent),
         started_at: clock.now(),
     });

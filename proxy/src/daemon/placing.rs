@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::services::Running;
 use crate::control::{Peer, Services as _};
 use crate::intercept::{Cgroup, Tree};
-use crate::jail::{self, JailError, Newcomer};
+use crate::jail::{self, JailError, Newcomer, PROCESSES};
 use crate::model::AgentName;
 
 /// Places the caller; the answer is its cgroup below the cgroup2 mount.
@@ -25,7 +25,8 @@ pub(super) fn place(
         return Err(format!("this account may not start an agent `{agent}`; its `run_by` does not name it"));
     }
     let newcomer = Newcomer::new(caller.pid, uid, caller.handle).map_err(told)?;
-    let cgroup = jail::guarded(&running.intercept, &agent.0)
+    let processes = running.processes.get(agent).copied().unwrap_or(PROCESSES);
+    let cgroup = jail::guarded(&running.intercept, &agent.0, processes)
         .map_err(|problem| format!("nothing would guard it: {}", told(problem)))?;
     let placed = below(&cgroup).and_then(|run| {
         if let Some(step) = step {

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,6 +29,9 @@ use crate::model::{AgentName, Identity, Principal, SelftestResult, UnixMillis};
 use crate::policy::Live;
 use crate::protocol::contract::Unreached;
 use crate::session::{Quarantine, Registry};
+
+/// The name of the kernel's feature that ends sockets.
+const ABORT: &str = "sock_destroy";
 
 /// The identity room as the gate's source of principals.
 #[derive(Debug)]
@@ -66,7 +70,12 @@ pub(super) struct Running {
     pub(super) guard: Arc<Guard>,
     pub(super) appender: Appender,
     pub(super) intercept: intercept::Settings,
+    /// Where the guard process takes errands, if there is one.
+    pub(super) desk: PathBuf,
+    /// Why this kernel does not end the sockets of a quarantined agent.
+    pub(super) no_abort: Option<String>,
     pub(super) launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+    pub(super) processes: BTreeMap<AgentName, u32>,
     pub(super) steps: Steps,
     pub(super) started_at: UnixMillis,
 }
@@ -81,7 +90,8 @@ impl Running {
     pub(super) fn features(&self) -> BTreeMap<Cow<'static, str>, Cow<'static, str>> {
         let word = |refused: Option<String>| refused.map_or(Cow::Borrowed("in effect"), Cow::Owned);
         let features = self.guard.features().into_iter();
-        features.map(|feature| (Cow::Borrowed(feature.name), word(feature.refused))).collect()
+        let abort = (Cow::Borrowed(ABORT), word(self.no_abort.clone()));
+        features.map(|feature| (Cow::Borrowed(feature.name), word(feature.refused))).chain([abort]).collect()
     }
 
     fn agents(&self) -> Vec<AgentState> {
@@ -119,6 +129,12 @@ impl Services for Running {
             effective: feature.refused.is_none(),
             refused: feature.refused,
         });
+        let abort = FeatureState {
+            name: ABORT.to_owned(),
+            purpose: "ends the sockets of a quarantined agent".to_owned(),
+            effective: self.no_abort.is_none(),
+            refused: self.no_abort.clone(),
+        };
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -130,7 +146,7 @@ impl Services for Running {
             turned_away: read(&counts.turned_away),
             agents: self.agents(),
             programs: programs.collect(),
-            features: features.collect(),
+            features: features.chain([abort]).collect(),
             kernel_seen: counters.as_ref().map_or_else(Vec::new, |counters| told(counters, false)),
             kernel: counters.as_ref().map_or([0, 0], |counters| [counters.redirected, counters.delivered]),
             kernel_denied: counters.map_or_else(Vec::new, |counters| told(&counters, true)),

@@ -72,7 +72,7 @@ pub(super) fn start(
     let stopped = Arc::clone(running);
     shutdown.spawn("quarantine", async move {
         loop {
-            if let Err(error) = stopping::follow(&stopped) {
+            if let Err(error) = stopping::keep_up(&stopped) {
                 tracing::error!(%error, "the kernel does not know who is quarantined; the daemon turns them away");
             }
             tokio::time::sleep(QUARANTINE_EVERY).await;

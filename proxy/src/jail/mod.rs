@@ -12,6 +12,7 @@ mod calls;
 mod error;
 mod mounts;
 mod newcomer;
+mod processes;
 mod scope;
 mod sockets;
 mod streams;
@@ -24,6 +25,7 @@ use nix::sys::prctl;
 pub use account::Account;
 pub use error::JailError;
 pub use newcomer::Newcomer;
+pub use processes::{Held, PROCESSES, hold as hold_processes};
 pub use scope::outsiders;
 
 use crate::intercept::{self, Cgroup, InterceptError, Tree};
@@ -60,6 +62,16 @@ pub struct Settings {
     pub hidden: Vec<PathBuf>,
     /// Accounts without root that may start an agent.
     pub launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+    /// How many processes and threads a run of each agent may have at a time.
+    pub processes: BTreeMap<AgentName, u32>,
+}
+
+impl Settings {
+    /// How many processes and threads a run of this agent may have at a time.
+    #[must_use]
+    pub fn processes_of(&self, agent: &AgentName) -> u32 {
+        self.processes.get(agent).copied().unwrap_or(PROCESSES)
+    }
 }
 
 /// Who starts the agent, which decides how mounts and ids change.
@@ -71,17 +83,18 @@ pub enum Launcher {
     Unprivileged,
 }
 
-/// A fresh cgroup for a run of this agent, which the kernel says is guarded by every program.
+/// A fresh cgroup for a run of this agent, which the kernel says is guarded by every program, and which holds at most so many
+/// processes and threads where the kernel counts them there.
 ///
 /// # Errors
 /// When it cannot be made, or anything does not guard it.
-pub fn guarded(settings: &intercept::Settings, agent: &str) -> Result<Cgroup, JailError> {
+pub fn guarded(settings: &intercept::Settings, agent: &str, processes: u32) -> Result<Cgroup, JailError> {
     let parent = Tree::find()?.open(&settings.parent)?;
     let mut number = [0_u8; 8];
     getrandom::fill(&mut number).map_err(|source| JailError::Random { source })?;
     let name = format!("{:016x}", u64::from_ne_bytes(number));
     let cgroup = parent.child(agent, &name)?;
-    match require_effective(settings, &cgroup) {
+    match require_effective(settings, &cgroup).and_then(|()| processes::limit(&parent, &cgroup, processes)) {
         Ok(()) => Ok(cgroup),
         Err(problem) => {
             cgroup.remove()?;

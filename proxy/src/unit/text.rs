@@ -107,6 +107,7 @@ mod tests {
             uring: Uring::Refused,
             hidden: vec!["/var/lib/chaperone".into()],
             launchers: BTreeMap::new(),
+            processes: BTreeMap::new(),
         }
     }
 

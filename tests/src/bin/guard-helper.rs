@@ -51,6 +51,7 @@ fn launch() -> Result<ExitCode> {
             uring: jail::Uring::Refused,
             hidden: Vec::new(),
             launchers: BTreeMap::new(),
+            processes: BTreeMap::new(),
         };
         run::run(args, &settings, &steps, &jail)?
     };
