@@ -1,8 +1,8 @@
 //! What the kernel programs know of the agents' parent, and what they count for each agent below it.
 //!
 //! An account is a cgroup right below the parent: the folder of an agent's runs, or a unit. Root alone can make one, so no
-//! agent can make accounts. Counts only grow, from the moment the table is made.
-//! INVARIANT: a connection is sent to the proxy only after it was counted, so what the daemon records can be checked
+//! agent can make accounts. Counts only grow, from the moment the table is made; [`Account::filed`] alone goes up and down.
+//! INVARIANT: a connection has an identity for the proxy only after it was counted, so what the daemon records can be checked
 //! against the kernel.
 
 /// The agents' parent cgroup, as the programs must know it.
@@ -46,10 +46,13 @@ pub struct Account {
     pub local: u64,
     /// Datagrams that went to the resolver. Apart from connections, whose counts must add up.
     pub datagrams: u64,
+    /// Connections on their way to the proxy now: entries of this account in the table of flows. Below zero, which is as good as
+    /// zero, only where an account was forgotten while some were under way.
+    pub filed: i64,
 }
 
 const _: () = assert!(size_of::<Parent>() == 16);
-const _: () = assert!(size_of::<Account>() == 56);
+const _: () = assert!(size_of::<Account>() == 64);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "marker for aya's maps")]

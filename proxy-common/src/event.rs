@@ -53,11 +53,15 @@ pub enum Reason {
     ResolverSlots = 21,
     /// A datagram from a source port that another agent used a moment ago.
     FlowShared = 22,
+    /// The account has as many connections on their way to the proxy as it may have at a time.
+    FlowQuota = 23,
+    /// The kernel had no room to note a connection's identity.
+    FlowsFull = 24,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -81,6 +85,8 @@ impl Reason {
         Self::Unsolicited,
         Self::ResolverSlots,
         Self::FlowShared,
+        Self::FlowQuota,
+        Self::FlowsFull,
     ];
 
     /// The word for it in records and metrics.
@@ -110,6 +116,8 @@ impl Reason {
             Self::Unsolicited => "unsolicited",
             Self::ResolverSlots => "resolver-slots",
             Self::FlowShared => "flow-shared",
+            Self::FlowQuota => "flow-quota",
+            Self::FlowsFull => "flows-full",
         }
     }
 

@@ -18,4 +18,4 @@ pub mod sight;
 pub mod unreachable;
 
 /// Version of the shared layout; part of every pin path.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;

@@ -27,6 +27,10 @@ pub const JAILED_MAX: usize = 16_384;
 /// identity and is refused, where an LRU would let a flood evict other agents' identities.
 pub const FLOWS_MAX: usize = 65_536;
 
+/// Those of one account: a sixteenth of the table. They pile up only while the daemon does not accept and its queue of 4096 is
+/// full; an agent that has as many again under way is not helped by more, and sixteen such agents leave no other without room.
+pub const FLOWS_PER_ACCOUNT_MAX: usize = FLOWS_MAX / 16;
+
 /// Destinations that were out of reach within the last seconds, of all accounts. The oldest give way: a lost one means that a
 /// connection is sent to the proxy and reset, as the first one was.
 pub const UNREACHABLE_MAX: usize = 16_384;

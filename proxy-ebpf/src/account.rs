@@ -5,6 +5,8 @@
 //! INVARIANT: a quarantined cgroup covers everything below it, to the depth that is looked at here.
 //! Known limit: quarantine is looked for on the four levels below the parent.
 
+use core::intrinsics::cold_path;
+
 use proxy_common::account::Parent;
 
 use crate::context::{Packet, current_ancestor};
@@ -53,6 +55,7 @@ fn standing(parent: &Parent, account: u64, ancestor: impl Fn(u32) -> u64) -> Sta
     if !maps::any_quarantined(parent) {
         return Standing::Free(account);
     }
+    cold_path();
     let mut below = 1;
     while below <= LEVELS {
         if maps::is_quarantined(ancestor(parent.level + below)) {

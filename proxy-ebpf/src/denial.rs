@@ -1,8 +1,13 @@
 //! How a denial is told: counted for its account, reported once, and answered with the verdict that denies.
 //!
 //! INVARIANT: telling never changes the verdict; every function here returns [`DENY`], but for what was only seen.
+//! All of it is marked as rare, so that the compiler keeps it out of the way of what is let through: between two connections the
+//! daemon works, and each line of code that they touch must come from memory again.
+
+use core::intrinsics::cold_path;
 
 use proxy_common::event::{DenyEvent, Reason};
+use proxy_common::flow::Stamp;
 
 use crate::account;
 use crate::context::{Address, Caller, Packet, SockOption, Socket, boot_ns};
@@ -11,10 +16,12 @@ use crate::maps::{self, Tally};
 pub const ALLOW: i32 = 1;
 pub const DENY: i32 = 0;
 const AF_UNIX: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
 
 /// An address that may not be used, by a socket of the agents: the sentinel, which comes last, need not tell it again.
 #[inline(always)]
 pub fn address(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
+    cold_path();
     maps::mark_met(ctx.socket());
     foreign(ctx, address, reason)
 }
@@ -22,6 +29,7 @@ pub fn address(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
 /// An address that may not be used, by a socket that was made elsewhere.
 #[inline(always)]
 pub fn foreign(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
+    cold_path();
     let event = event(&Caller::now(), reason);
     told(&DenyEvent {
         address,
@@ -35,6 +43,7 @@ pub fn foreign(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
 /// A socket that may not be made or bound.
 #[inline(always)]
 pub fn socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
+    cold_path();
     let event = event(&Caller::now(), reason);
     told(&DenyEvent { protocol: ctx.protocol(), port, family: ctx.family(), ..event })
 }
@@ -42,6 +51,7 @@ pub fn socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
 /// A socket option. Not counted for the account: kernels before 6.0 cannot say whose it is.
 #[inline(always)]
 pub fn option(ctx: &SockOption) -> i32 {
+    cold_path();
     let event = event(&Caller::without_pid(), Reason::SocketOption);
     maps::report(&DenyEvent { protocol: ctx.level() as u32, port: ctx.name() as u32, ..event });
     DENY
@@ -59,10 +69,26 @@ pub fn seen_local(caller: &Caller) {
     maps::report(&DenyEvent { family: AF_UNIX, ..event(caller, Reason::UnixSocketSeen) });
 }
 
+/// A connection that starts and cannot be given an identity: the daemon will reset it. Told of whoever connected.
+#[inline(always)]
+pub fn flow(stamp: &Stamp, family: u32, reason: Reason) {
+    cold_path();
+    maps::tally(stamp.account, Tally::Denied);
+    let caller = Caller { cgroup_id: stamp.cgroup_id, pid: stamp.pid, uid: stamp.uid };
+    maps::report(&DenyEvent {
+        address: stamp.address,
+        protocol: IPPROTO_TCP,
+        port: u32::from(stamp.port),
+        family,
+        ..event(&caller, reason)
+    });
+}
+
 /// A packet that came in unasked. Counted and not reported: whoever sends it is outside, and could fill the ring so that what
 /// agents do is lost.
 #[inline(always)]
 pub fn inbound(ctx: &Packet) -> i32 {
+    cold_path();
     maps::tally(account::of_socket(ctx), Tally::Dropped);
     maps::count(Reason::Unsolicited as u32);
     DENY
@@ -71,6 +97,7 @@ pub fn inbound(ctx: &Packet) -> i32 {
 /// A packet. It may leave in any process's time: whoever runs now proves nothing.
 #[inline(always)]
 pub fn packet(ctx: &Packet, reason: Reason) -> i32 {
+    cold_path();
     maps::tally(account::of_socket(ctx), Tally::Dropped);
     maps::report(&event(&Caller { cgroup_id: ctx.cgroup_id(), pid: 0, uid: u32::MAX }, reason));
     DENY
@@ -78,6 +105,7 @@ pub fn packet(ctx: &Packet, reason: Reason) -> i32 {
 
 #[inline(always)]
 fn told(event: &DenyEvent) -> i32 {
+    cold_path();
     maps::tally(account::of_caller().account(), Tally::Denied);
     maps::report(event);
     DENY

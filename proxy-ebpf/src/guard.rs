@@ -8,6 +8,7 @@
 //! (CIPSO) on loopback does not work; servers inside an agent get no packet out to anybody else.
 
 use proxy_common::event::Reason;
+use proxy_common::flow::{DNS, PROXY, Stamp};
 use proxy_common::scope::EVERYWHERE;
 
 use crate::account::{self, Standing};
@@ -92,11 +93,16 @@ fn steers(level: i32, name: i32) -> bool {
 
 #[inline(always)]
 pub fn packet(ctx: &Packet) -> i32 {
-    let socket = ctx.socket();
-    if let Some(stamp) = maps::asker_of(socket) {
-        return names::packet(ctx, stamp);
+    match maps::mark_of(ctx.socket()) {
+        Some(stamp) if stamp.kind == PROXY => stamped(ctx, stamp),
+        Some(stamp) if stamp.kind == DNS => names::packet(ctx, stamp),
+        mark => listeners::packet(ctx, mark),
     }
-    let Some(stamp) = maps::stamp_of(socket) else { return listeners::packet(ctx) };
+}
+
+/// A packet of a socket that goes to the proxy.
+#[inline(always)]
+fn stamped(ctx: &Packet, stamp: &Stamp) -> i32 {
     if ctx.device() != LOOPBACK_DEVICE {
         return denial::packet(ctx, Reason::PacketDevice);
     }

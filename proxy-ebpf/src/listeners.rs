@@ -14,7 +14,7 @@ use core::mem::{size_of, zeroed};
 
 use aya_ebpf::bindings::bpf_sock_tuple;
 use proxy_common::event::Reason;
-use proxy_common::flow::{BOUND, LOOPBACK6, Stamp, is_mapped};
+use proxy_common::flow::{BOUND, LOCAL, LOOPBACK6, Stamp, is_mapped};
 
 use crate::account::{self, Standing};
 use crate::context::{Address, Met, Packet, Socket, look_up};
@@ -73,15 +73,15 @@ pub fn is_own(ctx: &Address, address: [u32; 4], port: u16, account: u64) -> bool
 
 /// A packet of a socket that does not go to the proxy.
 #[inline(always)]
-pub fn packet(ctx: &Packet) -> i32 {
-    match judge(ctx) {
+pub fn packet(ctx: &Packet, mark: Option<&Stamp>) -> i32 {
+    match judge(ctx, mark) {
         Ok(()) => ALLOW,
         Err(reason) => denial::packet(ctx, reason),
     }
 }
 
 #[inline(always)]
-fn judge(ctx: &Packet) -> Result<(), Reason> {
+fn judge(ctx: &Packet, mark: Option<&Stamp>) -> Result<(), Reason> {
     if ctx.device() != LOOPBACK_DEVICE {
         return Err(Reason::PacketUnstamped);
     }
@@ -96,7 +96,7 @@ fn judge(ctx: &Packet) -> Result<(), Reason> {
     }
     let mut tuple = head.tuple;
     let starts = head.flags & (SYN | ACK) == SYN;
-    if starts && (head.payload || !maps::is_local(ctx.socket(), account, head.port)) {
+    if starts && (head.payload || !is_local(mark, account, head.port)) {
         return Err(Reason::PacketUnstamped);
     }
     let mut receiver = look_up(ctx, &mut tuple, head.size, parent.level + 1);
@@ -114,6 +114,12 @@ fn judge(ctx: &Packet) -> Result<(), Reason> {
         Met { account: owner, .. } => owner == account,
     };
     if passes { Ok(()) } else { Err(Reason::PacketForeign) }
+}
+
+/// Whether a socket was let through to a server of its own account on this port.
+#[inline(always)]
+fn is_local(mark: Option<&Stamp>, account: u64, port: u16) -> bool {
+    mark.is_some_and(|stamp| stamp.kind == LOCAL && stamp.account == account && stamp.port == port)
 }
 
 /// What a packet says of itself.

@@ -10,7 +10,7 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "atomic addition; see `maps`")]
+#![expect(internal_features, reason = "atomic addition, see `maps`; rare paths, see `denial`")]
 
 mod account;
 mod context;
@@ -24,6 +24,7 @@ mod names;
 mod redirect;
 mod sentinel;
 mod sighting;
+mod stamping;
 mod unreachable;
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};

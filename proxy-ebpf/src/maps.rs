@@ -3,8 +3,8 @@
 //! Each table is pinned by the daemon under a path that carries the layout's version, and outlives it.
 //! INVARIANT: no verdict depends on `EVENTS`, `COUNTERS`, `SIGHTED` or `SIGHTS`; a failed write there changes nothing else.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use core::ptr::{from_ref, null_mut};
+use core::intrinsics::{AtomicOrdering, atomic_xadd, cold_path};
+use core::ptr::{from_ref, null_mut, read_volatile};
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
@@ -14,10 +14,10 @@ use proxy_common::account::{
     ANY_QUARANTINED, Account, DRAINING, Parent, SENTINEL, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
 };
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
-use proxy_common::flow::{BOUND, DNS, FlowKey, LOCAL, PROXY, Stamp};
+use proxy_common::flow::{BOUND, DNS, FlowKey, PROXY, Stamp};
 use proxy_common::limits::{
-    ACCOUNTS_MAX, DATAGRAM_FLOWS_MAX, EVENTS_BYTES, FLOWS_MAX, JAILED_MAX, QUARANTINED_MAX, SCOPES_MAX,
-    SIGHTED_MAX, SIGHTS_BYTES, UNREACHABLE_MAX,
+    ACCOUNTS_MAX, DATAGRAM_FLOWS_MAX, EVENTS_BYTES, FLOWS_MAX, FLOWS_PER_ACCOUNT_MAX, JAILED_MAX,
+    QUARANTINED_MAX, SCOPES_MAX, SIGHTED_MAX, SIGHTS_BYTES, UNREACHABLE_MAX,
 };
 use proxy_common::names::{DatagramFlow, DatagramKey, Resolvers};
 use proxy_common::scope::{EVERYWHERE, Scope};
@@ -167,12 +167,6 @@ pub fn is_met(socket: *mut bpf_sock) -> bool {
     mark_of(socket).is_some()
 }
 
-/// Whether a socket was let through to a server of its own account on this port.
-#[inline(always)]
-pub fn is_local(socket: *mut bpf_sock, account: u64, port: u16) -> bool {
-    mark_of(socket).is_some_and(|stamp| stamp.kind == LOCAL && stamp.account == account && stamp.port == port)
-}
-
 /// The account of the listener that a connection to these ends would reach; `None` if there is none, or nobody's.
 #[inline(always)]
 pub fn listener_of(ctx: &Address, tuple: &mut bpf_sock_tuple, size: u32) -> Option<u64> {
@@ -185,8 +179,9 @@ pub fn listener_of(ctx: &Address, tuple: &mut bpf_sock_tuple, size: u32) -> Opti
     (owner != 0).then_some(owner)
 }
 
+/// What the agents' programs noted on a socket. The pointer must be null or a full socket.
 #[inline(always)]
-fn mark_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
+pub fn mark_of(socket: *mut bpf_sock) -> Option<&'static Stamp> {
     if socket.is_null() {
         return None;
     }
@@ -233,19 +228,29 @@ pub fn put_stamp(socket: *mut bpf_sock, stamp: &Stamp) -> bool {
     }
 }
 
-/// Notes a flow on its way to the proxy.
+/// Notes a flow on its way to the proxy. False when the table is full. INVARIANT: an entry is never replaced unseen, so that
+/// each is counted once for its account.
 #[inline(always)]
 pub fn put_flow(key: &FlowKey, stamp: &Stamp) -> bool {
-    FLOWS.insert(key, stamp, 0).is_ok()
+    if FLOWS.insert(key, stamp, BPF_NOEXIST).is_ok() {
+        return true;
+    }
+    cold_path();
+    // Left behind by an earlier connection between these ends, if it is not for want of room: that one is over.
+    let Some(old) = flow(key) else { return false };
+    let account = old.account;
+    if drop_flow(key) {
+        flow_ended(account, Tally::Unanswered);
+    }
+    FLOWS.insert(key, stamp, BPF_NOEXIST).is_ok()
 }
 
-/// Takes a flow's stamp out.
+/// Takes a flow's stamp out; none when somebody else does at the same moment.
 #[inline(always)]
 pub fn take_flow(key: &FlowKey) -> Option<Stamp> {
     // SAFETY: the writer finished before the handshake that brought us here.
     let stamp = *unsafe { FLOWS.get(key) }?;
-    drop_flow(key);
-    Some(stamp)
+    drop_flow(key).then_some(stamp)
 }
 
 /// The stamp filed for a flow.
@@ -255,10 +260,19 @@ pub fn flow(key: &FlowKey) -> Option<&'static Stamp> {
     unsafe { FLOWS.get(key) }
 }
 
-/// Forgets a flow; one that is gone already is fine.
+/// Forgets a flow. True for one caller only, who then owes a [`flow_ended`]; one that is gone already is fine.
 #[inline(always)]
-pub fn drop_flow(key: &FlowKey) {
-    if FLOWS.remove(key).is_err() {}
+pub fn drop_flow(key: &FlowKey) -> bool {
+    FLOWS.remove(key).is_ok()
+}
+
+/// Counts how a flow ended, and that it is not under way any more.
+#[inline(always)]
+pub fn flow_ended(account: u64, how: Tally) {
+    if let Some(counts) = counts(account) {
+        counts.give_back();
+        counts.add(how);
+    }
 }
 
 /// The agents' parent; a table that was not filled yet reads as a parent that nothing is below of.
@@ -285,34 +299,100 @@ pub enum Tally {
 /// Counts for an account, making it if need be. False when there is no room.
 #[inline(always)]
 pub fn tally(account: u64, what: Tally) -> bool {
-    if add(account, what) {
-        return true;
+    let Some(counts) = counts(account) else { return false };
+    counts.add(what);
+    true
+}
+
+/// The counts of one account. INVARIANT: points at a live entry for the run of the program; only atomic operations change it.
+#[derive(Clone, Copy)]
+pub struct Counts(*mut Account);
+
+/// The counts of an account, made if need be; none when there is no room.
+#[inline(always)]
+pub fn counts(account: u64) -> Option<Counts> {
+    if let Some(entry) = ACCOUNTS.get_ptr_mut(&account) {
+        return Some(Counts(entry));
     }
-    let fresh =
-        Account { redirected: 0, delivered: 0, unanswered: 0, denied: 0, dropped: 0, local: 0, datagrams: 0 };
+    cold_path();
+    let fresh = Account {
+        redirected: 0,
+        delivered: 0,
+        unanswered: 0,
+        denied: 0,
+        dropped: 0,
+        local: 0,
+        datagrams: 0,
+        filed: 0,
+    };
     // Another processor may have made it meanwhile: that one counts, so an existing entry is not replaced.
     if ACCOUNTS.insert(&account, &fresh, BPF_NOEXIST).is_err() {}
-    add(account, what)
+    ACCOUNTS.get_ptr_mut(&account).map(Counts)
+}
+
+impl Counts {
+    #[inline(always)]
+    pub fn add(self, what: Tally) {
+        let Self(entry) = self;
+        // SAFETY: see the type.
+        let count = unsafe {
+            match what {
+                Tally::Redirected => &raw mut (*entry).redirected,
+                Tally::Delivered => &raw mut (*entry).delivered,
+                Tally::Unanswered => &raw mut (*entry).unanswered,
+                Tally::Denied => &raw mut (*entry).denied,
+                Tally::Dropped => &raw mut (*entry).dropped,
+                Tally::Local => &raw mut (*entry).local,
+                Tally::Datagrams => &raw mut (*entry).datagrams,
+            }
+        };
+        add(count, 1);
+    }
+
+    /// Whether the account has all its flows under way.
+    #[inline(always)]
+    pub fn is_at_quota(self) -> bool {
+        self.filed() >= FLOWS_PER_ACCOUNT_MAX as i64
+    }
+
+    /// Takes the place of one flow, to be given back; false when none is left. Taken first and looked at then, so that two
+    /// processors that take the last one at the same moment get it neither.
+    #[inline(always)]
+    pub fn take_place(self) -> bool {
+        add(self.places(), 1);
+        if self.filed() <= FLOWS_PER_ACCOUNT_MAX as i64 {
+            return true;
+        }
+        self.give_back();
+        false
+    }
+
+    #[inline(always)]
+    pub fn give_back(self) {
+        // One less: the operation adds, and wraps.
+        add(self.places(), u64::MAX);
+    }
+
+    #[inline(always)]
+    fn filed(self) -> i64 {
+        let Self(entry) = self;
+        // SAFETY: see the type; the value is aligned, a torn read is impossible.
+        unsafe { read_volatile(&raw const (*entry).filed) }
+    }
+
+    #[inline(always)]
+    fn places(self) -> *mut u64 {
+        let Self(entry) = self;
+        // SAFETY: see the type; both kinds of number have the same bytes.
+        unsafe { (&raw mut (*entry).filed).cast() }
+    }
 }
 
 #[inline(always)]
-fn add(account: u64, what: Tally) -> bool {
-    let Some(entry) = ACCOUNTS.get_ptr_mut(&account) else { return false };
-    // SAFETY: the entry is live for the run of the program; only atomic operations touch its counts.
-    unsafe {
-        let count = match what {
-            Tally::Redirected => &raw mut (*entry).redirected,
-            Tally::Delivered => &raw mut (*entry).delivered,
-            Tally::Unanswered => &raw mut (*entry).unanswered,
-            Tally::Denied => &raw mut (*entry).denied,
-            Tally::Dropped => &raw mut (*entry).dropped,
-            Tally::Local => &raw mut (*entry).local,
-            Tally::Datagrams => &raw mut (*entry).datagrams,
-        };
-        // The target is said to have no atomic operations, so the library's types lack this one; every kernel has it.
-        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);
-    }
-    true
+fn add(count: *mut u64, number: u64) {
+    // SAFETY: points into a live entry of a table.
+    // The target is said to have no atomic operations, so the library's types lack this one; every kernel has it.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, number) };
 }
 
 /// Whether a cgroup is quarantined.

@@ -13,11 +13,12 @@ use proxy_common::flow::{DNS, LOOPBACK4, LOOPBACK6, Stamp, is_mapped, mapped};
 use proxy_common::names::{DatagramFlow, DatagramKey, FLOW_FRESH_NS, PORT, Resolvers, SLOTS};
 
 use crate::account::{self, Standing};
-use crate::context::{Address, Caller, Packet, boot_ns, bound_device};
+use crate::context::{Address, Packet, boot_ns};
 use crate::denial::{self, ALLOW};
 use crate::guard::{HEAD6, IPPROTO_UDP, LOOPBACK_DEVICE, is_loopback6};
 use crate::maps::{self, Tally};
 use crate::redirect;
+use crate::stamping::{Asked, Asker};
 
 /// IPv4 header without options, then the ports.
 const HEAD4: usize = 24;
@@ -77,7 +78,7 @@ fn ask4(ctx: &Address, otherwise: Reason) -> i32 {
 #[inline(always)]
 fn ask6(ctx: &Address, otherwise: Reason) -> i32 {
     let address = ctx.ip6();
-    match redirect::from_loopback6(ctx, address).and_then(|()| admit(ctx, address, otherwise)) {
+    match admit(ctx, address, otherwise) {
         Ok(port) => {
             // A socket that speaks IPv4 in IPv6 form must stay with IPv4.
             ctx.set_ip6(if is_mapped(address) { mapped(LOOPBACK4) } else { LOOPBACK6 });
@@ -97,35 +98,11 @@ fn admit(ctx: &Address, address: [u32; 4], otherwise: Reason) -> Result<u16, Rea
     }
     let netns_cookie = ctx.netns_cookie();
     let first = maps::dns_port(netns_cookie).ok_or(otherwise)?;
-    let socket = ctx.socket();
-    if socket.is_null() {
-        return Err(Reason::StampFailed);
-    }
-    // A socket bound to a device would put the rewritten address on that device's wire.
-    if bound_device(socket) != 0 {
-        return Err(Reason::DeviceBound);
-    }
-    let account = match account::of_caller() {
-        Standing::Quarantined(_) => return Err(Reason::Quarantined),
-        Standing::Free(account) => account,
-    };
-    let resolvers = maps::resolvers_for(socket).ok_or(Reason::StampFailed)?;
+    let asker = Asker::of(ctx, address)?;
+    let resolvers = maps::resolvers_for(asker.socket).ok_or(Reason::StampFailed)?;
     let slot = slot(resolvers, address).ok_or(Reason::ResolverSlots)?;
-    let caller = Caller::now();
-    let stamp = Stamp {
-        address,
-        netns_cookie,
-        socket_cookie: ctx.socket_cookie(),
-        cgroup_id: caller.cgroup_id,
-        account,
-        connected_ns: boot_ns(),
-        pid: caller.pid,
-        uid: caller.uid,
-        port,
-        proxy_port: first,
-        kind: DNS,
-    };
-    if maps::put_stamp(socket, &stamp) { Ok(first + slot) } else { Err(Reason::StampFailed) }
+    asker.stamped(ctx, Asked { address, port, netns_cookie, proxy_port: first, kind: DNS })?;
+    Ok(first + slot)
 }
 
 /// The slot of a resolver, taken if it has none.

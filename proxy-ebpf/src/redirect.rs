@@ -2,17 +2,18 @@
 //!
 //! Path of one connection: `connect` stamps and rewrites; `agent_flow` files the stamp under the flow's
 //! addresses once the source port is known; `accepted` moves it to the proxy's new socket and deletes the entry.
-//! INVARIANT: a connection is rewritten only after its stamp is stored; whatever fails denies the connection.
+//! INVARIANT: a connection is rewritten only after its stamp is stored; whatever fails denies the connection. One that starts is
+//! counted for its account as redirected, and later as delivered or unanswered; each entry of the table is counted as filed.
 //! Loopback destinations are captured like all others, the proxy's own port included: the daemon refuses that one. Only what goes
 //! to a server of the caller's own account keeps its address; `listeners` says why that is safe.
 
 use proxy_common::event::{Counter, Reason};
 use proxy_common::flow::{FlowKey, LOCAL, LOOPBACK4, LOOPBACK6, PROXY, Stamp, is_mapped, mapped};
 
-use crate::account::{self, Standing};
-use crate::context::{Address, Caller, Operation, boot_ns, bound_device, bound_source6};
+use crate::context::{Address, Operation};
 use crate::denial::{self, ALLOW};
 use crate::maps::{self, Tally};
+use crate::stamping::{Asked, Asker};
 use crate::{listeners, sighting, unreachable};
 
 const AF_INET: u32 = 2;
@@ -40,7 +41,7 @@ pub fn connect4(ctx: &Address) -> i32 {
 #[inline(always)]
 pub fn connect6(ctx: &Address) -> i32 {
     let address = ctx.ip6();
-    match from_loopback6(ctx, address).and_then(|()| admit(ctx, address)) {
+    match admit(ctx, address) {
         Ok(Way::Local) => ALLOW,
         Ok(Way::Proxy(port)) => {
             // A socket that speaks IPv4 in IPv6 form must stay with IPv4.
@@ -50,19 +51,6 @@ pub fn connect6(ctx: &Address) -> i32 {
             ALLOW
         }
         Err(reason) => denial::address(ctx, address, reason),
-    }
-}
-
-/// Nothing to be sent from an IPv6 address of the agent's choice: the packet guard would drop it, this says so at once.
-#[inline(always)]
-pub fn from_loopback6(ctx: &Address, address: [u32; 4]) -> Result<(), Reason> {
-    let socket = ctx.socket();
-    if socket.is_null() || is_mapped(address) {
-        return Ok(());
-    }
-    match bound_source6(socket) {
-        [0, 0, 0, 0] | LOOPBACK6 => Ok(()),
-        _ => Err(Reason::DeviceBound),
     }
 }
 
@@ -89,54 +77,27 @@ fn admit(ctx: &Address, address: [u32; 4]) -> Result<Way, Reason> {
         sighting::note(netns_cookie);
         return Err(Reason::NamespaceUnknown);
     };
-    let socket = ctx.socket();
-    if socket.is_null() {
-        return Err(Reason::StampFailed);
-    }
-    // A socket bound to a device would put the rewritten address on that device's wire.
-    if bound_device(socket) != 0 {
-        return Err(Reason::DeviceBound);
-    }
-    let account = match account::of_caller() {
-        Standing::Quarantined(_) => return Err(Reason::Quarantined),
-        Standing::Free(account) => account,
-    };
+    let asker = Asker::of(ctx, address)?;
+    let account = asker.account;
     if listeners::is_own(ctx, address, port, account) {
         let stamp = Stamp { account, port, kind: LOCAL, ..Stamp::NONE };
         if !maps::tally(account, Tally::Local) {
             return Err(Reason::AccountFull);
         }
-        return if maps::put_stamp(socket, &stamp) { Ok(Way::Local) } else { Err(Reason::StampFailed) };
+        return if maps::put_stamp(asker.socket, &stamp) { Ok(Way::Local) } else { Err(Reason::StampFailed) };
     }
     if unreachable::is_unreachable(account, address, port) {
         return Err(Reason::Unreachable);
     }
-    let caller = Caller::now();
-    let stamp = Stamp {
-        address,
-        netns_cookie,
-        socket_cookie: ctx.socket_cookie(),
-        cgroup_id: caller.cgroup_id,
-        account,
-        connected_ns: boot_ns(),
-        pid: caller.pid,
-        uid: caller.uid,
-        port,
-        proxy_port,
-        kind: PROXY,
-    };
     if maps::is_draining(&maps::parent()) {
         return Err(Reason::Draining);
     }
-    // Counted first: what cannot be counted cannot be checked against the record.
-    if !maps::tally(account, Tally::Redirected) {
-        return Err(Reason::AccountFull);
+    // It is counted when it starts, which not all do. What cannot be counted cannot be checked against the record.
+    let counts = maps::counts(account).ok_or(Reason::AccountFull)?;
+    if counts.is_at_quota() {
+        return Err(Reason::FlowQuota);
     }
-    if !maps::put_stamp(socket, &stamp) {
-        maps::tally(account, Tally::Unanswered);
-        return Err(Reason::StampFailed);
-    }
-    maps::count(Counter::Redirected as u32);
+    asker.stamped(ctx, Asked { address, port, netns_cookie, proxy_port, kind: PROXY })?;
     Ok(Way::Proxy(proxy_port))
 }
 
@@ -170,20 +131,40 @@ pub fn agent_flow(ctx: &Operation) {
     let code = ctx.code();
     if code == OP_CONNECT {
         let Some(stamp) = maps::stamp_of(ctx.socket()) else { return };
-        // An entry that nobody would clean up could be met by a later flow with the same key.
-        if !ctx.watch_state(WATCH_STATE) || !maps::put_flow(&agent_key(ctx), stamp) {
+        if let Err(reason) = file(ctx, stamp) {
             maps::count(Counter::FlowLost as u32);
-            maps::tally(stamp.account, Tally::Unanswered);
+            denial::flow(stamp, ctx.family(), reason);
         }
     } else if code == OP_STATE && ctx.state() == TCP_CLOSE {
         let key = agent_key(ctx);
         if let Some(stamp) = maps::flow(&key)
             && stamp.socket_cookie == ctx.socket_cookie()
         {
-            maps::tally(stamp.account, Tally::Unanswered);
-            maps::drop_flow(&key);
+            let account = stamp.account;
+            if maps::drop_flow(&key) {
+                maps::flow_ended(account, Tally::Unanswered);
+            }
         }
     }
+}
+
+/// Counts a connection and files its stamp. What is not filed arrives without an identity, and the daemon resets it.
+#[inline(always)]
+fn file(ctx: &Operation, stamp: &Stamp) -> Result<(), Reason> {
+    let counts = maps::counts(stamp.account).ok_or(Reason::AccountFull)?;
+    counts.add(Tally::Redirected);
+    maps::count(Counter::Redirected as u32);
+    if !counts.take_place() {
+        counts.add(Tally::Unanswered);
+        return Err(Reason::FlowQuota);
+    }
+    // An entry that nobody would clean up could be met by a later flow with the same key.
+    if ctx.watch_state(WATCH_STATE) && maps::put_flow(&agent_key(ctx), stamp) {
+        return Ok(());
+    }
+    counts.give_back();
+    counts.add(Tally::Unanswered);
+    Err(Reason::FlowsFull)
 }
 
 /// The proxy's side of a flow: the new socket takes the stamp over, once.
@@ -199,7 +180,7 @@ pub fn accepted(ctx: &Operation) {
         (Counter::FlowLost, Tally::Unanswered)
     };
     maps::count(counter as u32);
-    maps::tally(stamp.account, tally);
+    maps::flow_ended(stamp.account, tally);
 }
 
 #[inline(always)]

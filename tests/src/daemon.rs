@@ -192,6 +192,12 @@ impl Daemon {
         &self.parent
     }
 
+    /// The folder of the guard's pins.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.dir.path().join("bpf/chaperone")
+    }
+
     /// The socket of the control interface.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {

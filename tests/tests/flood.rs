@@ -9,10 +9,13 @@
     reason = "helpers of tests fail the test they serve"
 )]
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::ensure;
 use chaperone_tests::agent::Agent;
-use chaperone_tests::shop::{Setup, Shop};
+use chaperone_tests::shop::{AGENT, POLICY, Setup, Shop};
 use chaperone_tests::talk::Talk;
 use chaperone_tests::wait;
 use nix::sys::signal::Signal;
@@ -61,38 +64,97 @@ fn a_flood_of_denials_loses_reports_and_never_a_denial() {
     assert!(told < DENIALS, "nothing was lost: the flood was none");
 }
 
-#[test]
-fn half_open_connections_in_thousands_hinder_nobody_once_the_daemon_answers_again() {
-    let shop = Shop::open(&Setup::default()).unwrap();
-    let mut other = shop.talk().unwrap();
-    shop.daemon.signal(Signal::SIGSTOP).unwrap();
-    let script = "import errno, os, resource, socket, time\n\
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n\
-        held = []\n\
-        for number in range(min(hard - 64, 9000)):\n\
-        \x20   s = socket.socket(); s.setblocking(False)\n\
-        \x20   s.connect_ex(('192.0.2.1', 1 + number)); held.append(s)\n\
-        print(len(held), flush=True)\n\
-        time.sleep(1)\n";
-    let mut flood = shop.agent().command("/usr/bin/python3");
-    let flood = chaperone_tests::process::run(flood.args(["-c", script]), LIMIT);
-    shop.daemon.signal(Signal::SIGCONT).unwrap();
-    let held: u64 = flood.unwrap().success().unwrap().trim().parse().unwrap();
-    assert!(held > 900, "{held}");
-    other.ask(ITEM).unwrap().cell().unwrap();
-    wait::until("a new session", LIMIT, || Ok(shop.talk().ok())).unwrap().ask(ITEM).unwrap().cell().unwrap();
-    // What never arrived is counted as unanswered, and what arrived is recorded: nothing is left in between.
-    let report = wait::until("the kernel's counts and the record to agree", LIMIT, || {
+/// An agent beside the one that floods.
+const OTHER: &str = "second";
+
+/// Eight processes of one agent open 9,000 connections each, to a daemon that does not accept. Prints how many were refused and
+/// how many were not, and keeps those until the file is there that is named, or half a minute.
+const HALF_OPEN: &str = "import os, resource, socket, sys, time\n\
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n\
+    def flood():\n\
+    \x20   held, refused, out = [], 0, os.dup(1)\n\
+    \x20   for number in range(9000):\n\
+    \x20       s = socket.socket(); s.setblocking(False)\n\
+    \x20       if s.connect_ex(('192.0.2.1', 1 + number)) == 1: refused += 1\n\
+    \x20       else: held.append(s)\n\
+    \x20   os.write(out, b'%d %d\\n' % (refused, len(held)))\n\
+    \x20   for number in range(1500):\n\
+    \x20       if os.path.exists(sys.argv[1]): break\n\
+    \x20       time.sleep(0.02)\n\
+    \x20   os._exit(0)\n\
+    children = []\n\
+    for child in range(8):\n\
+    \x20   pid = os.fork()\n\
+    \x20   if pid == 0: flood()\n\
+    \x20   children.append(pid)\n\
+    for pid in children: os.waitpid(pid, 0)\n";
+
+/// Where the accounts stand once the kernel's counts and the record agree and nothing is under way.
+fn settled(shop: &Shop) -> Value {
+    wait::until("the kernel's counts and the record to agree", LIMIT, || {
         let seen = shop.daemon.cli(&["audit", "verify", "--kernel", "--json"])?;
         let report: Value = serde_json::from_str(seen.stdout.lines().last().unwrap_or_default())?;
-        let kernel = report["kernel"]["accounts"][0]["kernel"].clone();
-        let number = |name: &str| kernel[name].as_u64().unwrap_or_default();
-        let settled = number("redirected") == number("delivered") + number("unanswered");
-        Ok((seen.status.success() && settled).then_some(report))
+        let accounts = report["kernel"]["accounts"].as_array().cloned().unwrap_or_default();
+        let settled = accounts.iter().all(|account| {
+            let number = |name: &str| account["kernel"][name].as_u64().unwrap_or_default();
+            number("redirected") == number("delivered") + number("unanswered")
+        });
+        Ok((seen.status.success() && settled).then_some(Value::Array(accounts)))
     })
-    .unwrap();
-    assert!(report["kernel"]["accounts"][0]["kernel"]["redirected"].as_u64().unwrap() >= held, "{report}");
+    .unwrap()
+}
+
+#[test]
+fn seventy_thousand_half_open_connections_end_at_the_agents_quota_and_hinder_no_other() {
+    let second = format!("\n[[agent]]\nname = \"{OTHER}\"\n");
+    let policy = format!(
+        "{POLICY}\n@id(\"the-second-may-come\")\npermit (principal == Unidentified::\"{OTHER}\", action, resource in \
+         Resource::\"shop-db\");\n"
+    );
+    let shop = Shop::open(&Setup { agent: second, ..Setup::under(&policy) }).unwrap();
+    let mut open = shop.talk().unwrap();
+    shop.daemon.signal(Signal::SIGSTOP).unwrap();
+    let go = shop.daemon.dir().path().join("go");
+    let mut flood = shop.agent().command("/usr/bin/python3");
+    flood.args(["-c", HALF_OPEN]).arg(&go).stdout(Stdio::piped());
+    let mut flood = flood.spawn().unwrap();
+    let mut lines = BufReader::new(flood.stdout.take().unwrap()).lines();
+    let (mut refused, mut held) = (0, 0);
+    for _ in 0..8 {
+        let line = lines.next().unwrap().unwrap();
+        let (first, second) = line.split_once(' ').unwrap();
+        refused += first.parse::<u64>().unwrap();
+        held += second.parse::<u64>().unwrap();
+    }
+    // While the daemon does not accept and the quota is used up, another agent is not refused: it waits.
+    let knock =
+        "import socket\ns = socket.socket(); s.setblocking(False)\nprint(s.connect_ex(('192.0.2.1', 80)))";
+    let other = Agent::new(&shop.daemon, OTHER).run("/usr/bin/python3", ["-c", knock]);
+    shop.daemon.signal(Signal::SIGCONT).unwrap();
+    let told = wait::until("word of the denials", LIMIT, || {
+        let records = shop.records("kernel_denied")?;
+        let of = |one: &Value| one["reason"] == "flow-quota" && one["agent"] == AGENT;
+        ensure!(!records.iter().any(|one| one["agent"] == OTHER), "the other agent was denied something");
+        Ok(records.into_iter().find(of))
+    });
+    std::fs::write(&go, "").unwrap();
+    assert!(flood.wait().unwrap().success());
+    told.unwrap();
+    assert_eq!((refused + held, other.unwrap().success().unwrap().trim()), (72_000, "115"));
+    assert!((4096..10_000).contains(&held), "{held} of 72,000 were let through");
+    assert_eq!(denied(&shop, "flow-quota"), refused, "every denial is counted");
+    open.ask(ITEM).unwrap().cell().unwrap();
+    for name in [AGENT, OTHER] {
+        let agent = Agent::new(&shop.daemon, name);
+        let session = wait::until("a new session", LIMIT, || Ok(Talk::open(&agent, &shop.server).ok()));
+        session.unwrap().ask(ITEM).unwrap().cell().unwrap();
+    }
+    // What never arrived is counted as unanswered, and what arrived is recorded: nothing is left in between.
+    let accounts = settled(&shop);
+    let most =
+        accounts.as_array().unwrap().iter().filter_map(|one| one["kernel"]["redirected"].as_u64()).max();
+    assert!(most.unwrap() >= held, "{accounts}");
 }
 
 #[test]

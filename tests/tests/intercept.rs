@@ -32,6 +32,10 @@ use tokio::time::timeout;
 
 #[path = "intercept/accounts.rs"]
 mod accounts;
+#[path = "intercept/foreign.rs"]
+mod foreign;
+#[path = "intercept/full.rs"]
+mod full;
 #[path = "intercept/inbound.rs"]
 mod inbound;
 #[path = "intercept/listeners.rs"]
@@ -125,6 +129,9 @@ impl World {
             .arg("-c")
             .arg(format!("{enter}exec timeout -s KILL 30 python3 -c \"$0\""))
             .arg(format!("{prelude}\n{script}"))
+            // Without a home python asks for the account's when it starts, over a unix socket by name: the kernel tells that too.
+            .env_clear()
+            .envs([("PATH", "/usr/bin:/bin"), ("HOME", "/nonexistent"), ("LC_ALL", "C.UTF-8")])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap()

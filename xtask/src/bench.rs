@@ -1,5 +1,5 @@
 //! `cargo xtask bench postgres` measures direct connections, pgbouncer and Chaperone in one run; `bench connect` measures what
-//! capture and passing on cost, beside HAProxy.
+//! capture and passing on cost, beside HAProxy; `bench dissect` where that time goes.
 //!
 //! Uses the optimised build. The measuring program is part of the `tests` package and runs as root because it
 //! loads kernel programs; it prints a table and writes the same table below `docs`.
@@ -35,12 +35,20 @@ enum What {
         #[arg(long)]
         no_install: bool,
     },
+    /// Where the time of a captured `connect()` goes, program by program; prints and writes nothing
+    Dissect {
+        /// Change nothing on this machine: list what is missing and end with 3
+        #[arg(long)]
+        no_install: bool,
+    },
 }
 
 /// Sets up, builds, measures.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let no_install = match &args.what {
-        What::Postgres { no_install, .. } | What::Connect { no_install } => *no_install,
+        What::Postgres { no_install, .. } | What::Connect { no_install } | What::Dissect { no_install } => {
+            *no_install
+        }
     };
     setup::require_kernel()?;
     setup::run(&setup::Args { no_install, ci: false })?;
@@ -61,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let minutes = match &args.what {
         What::Postgres { seconds, .. } => f64::from(*seconds) * 27.0 / 60.0 + 3.0,
         What::Connect { .. } => 4.0,
+        What::Dissect { .. } => 1.0,
     };
     shell::announce(
         "measure (root step)",
@@ -83,6 +92,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         What::Connect { .. } => {
             bench.arg("connect").arg("--report").arg(docs.join("benchmarks-connect.md"));
+        }
+        What::Dissect { .. } => {
+            bench.arg("dissect");
         }
     }
     let measured = shell::run(&mut bench);

@@ -30,6 +30,8 @@ pub struct AccountCounts {
     pub local: u64,
     /// Datagrams that went to the resolver.
     pub datagrams: u64,
+    /// Connections on their way to the proxy now.
+    pub under_way: u64,
 }
 
 /// The accounts' table.
@@ -96,6 +98,18 @@ impl Accounts {
         gone(self.table.remove(&cgroup)).map_err(|source| map(ACCOUNTS, source))
     }
 
+    /// Says that no account has anything under way: for a table of flows that is new while the accounts' is not. To be called
+    /// before a program fills it: what is counted meanwhile is lost.
+    pub(super) fn nothing_is_under_way(&mut self) -> Result<(), InterceptError> {
+        let entries: Vec<(u64, Account)> =
+            self.table.iter().collect::<Result<_, _>>().map_err(|source| map(ACCOUNTS, source))?;
+        let written = entries
+            .into_iter()
+            .filter(|(_, account)| account.filed != 0)
+            .try_for_each(|(id, account)| self.table.insert(id, Account { filed: 0, ..account }, 0));
+        written.map_err(|source| map(ACCOUNTS, source))
+    }
+
     /// Tells the programs whether they have to look for quarantined cgroups.
     ///
     /// # Errors
@@ -121,6 +135,7 @@ fn counts((cgroup_id, account): (u64, Account)) -> AccountCounts {
         dropped: account.dropped,
         local: account.local,
         datagrams: account.datagrams,
+        under_way: u64::try_from(account.filed).unwrap_or(0),
     }
 }
 

@@ -82,7 +82,11 @@ impl Fitting<'_> {
 
     fn attach_all(&mut self, about: Parent) -> Result<Vec<Link>, InterceptError> {
         let Self { settings, pins, tables, parent, generation, .. } = *self;
+        let flows_are_new = tables.flows().is_err();
         let object = loaded(self.object, tables)?;
+        if flows_are_new {
+            Accounts::open(tables)?.nothing_is_under_way()?;
+        }
         open_scope(tables, about, settings)?;
         let staging = pins.stage()?;
         let mut links = Vec::with_capacity(GUARDS.len());
@@ -166,6 +170,7 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
     let whole = links.len() == GUARDS.len()
         && GUARDS.into_iter().all(|hook| programs::status(hook, parent, generation).effective)
         && tables.sockets().is_ok()
+        && tables.flows().is_ok()
         && Accounts::open(tables).is_ok()
         && tables.unreachable().is_ok()
         && tables.datagrams().is_ok()

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL: three ways to the same server, interleaved in one run: direct, through pgbouncer in session mode, and captured by
 //! Chaperone with policy, masking and record on. Prints a table and writes it with the machine's facts.
-//! The hidden words `fetch`, `idle`, `dial`, `ping`, `bulk` and `hold` are this program's own clients, started inside and outside the cgroup.
+//! The hidden words `fetch`, `idle`, `dial`, `knock`, `ping`, `bulk` and `hold` are this program's own clients, started inside and outside the cgroup.
 //! Limits: one machine, loopback; the load generator shares the processors with everything it measures.
 
 mod clients;
@@ -27,14 +27,16 @@ fn main() -> ExitCode {
             postgres(seconds, Path::new(report), Some(only))
         }
         ["connect", "--report", report] => connect::run(Path::new(report)),
+        ["dissect"] => connect::dissect(),
         ["dial", address, count] => connect::dial(address, count),
+        ["knock", address, count, bytes] => connect::knock(address, count, bytes),
         ["ping", address, count] => connect::ping(address, count),
         ["bulk", address, bytes] => connect::bulk(address, bytes),
         ["hold", address, count] => connect::hold(address, count),
         ["fetch", address, user, database, sql] => clients::fetch(address, user, database, sql),
         ["idle", address, user, database, count] => clients::idle(address, user, database, count),
         _ => Err(anyhow::anyhow!(
-            "usage: bench postgres --seconds N --report FILE [--only TEXT], or bench connect --report FILE"
+            "usage: bench postgres --seconds N --report FILE [--only TEXT], bench connect --report FILE, or bench dissect"
         )),
     };
     match result {

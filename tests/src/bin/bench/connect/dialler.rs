@@ -33,6 +33,24 @@ pub(crate) fn dial(address: &str, count: &str) -> Result<()> {
     Ok(())
 }
 
+/// Connects again and again and waits for nobody: the median of `connect()` and its 99th per cent. Before each it walks over so
+/// many bytes of memory, which leaves nothing in the processor's caches if they are more than those hold.
+pub(crate) fn knock(address: &str, count: &str, bytes: &str) -> Result<()> {
+    let count: u32 = count.parse().context("the number of connections is no number")?;
+    let mut memory = vec![0_u8; bytes.parse().context("the number of bytes is no number")?];
+    let clock = Clock::system();
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        memory.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
+        let start = clock.instant();
+        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        taken.push(clock.instant().duration_since(start));
+        drop(stream);
+    }
+    println!("{:.2} {:.2} 0", part(&mut taken, 50), part(&mut taken, 99));
+    Ok(())
+}
+
 /// Sends 64 bytes and waits for them to come back: the median and the 99th per cent.
 pub(crate) fn ping(address: &str, count: &str) -> Result<()> {
     let count: u32 = count.parse().context("the number of round trips is no number")?;

@@ -6,16 +6,19 @@
 //! Limits: one machine, loopback; client, proxy and server share its processors.
 
 mod dialler;
+mod dissect;
 mod server;
 mod stage;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chaperone_tests::process;
 
-pub(crate) use self::dialler::{bulk, dial, hold, ping};
+pub(crate) use self::dialler::{bulk, dial, hold, knock, ping};
+pub(crate) use self::dissect::run as dissect;
 use self::stage::{Crowd, Load, Stage, Way, with_sentinel};
 use crate::facts;
 
@@ -58,7 +61,7 @@ fn connects(stage: &Stage) -> Result<Vec<Line>> {
     let mut samples: Vec<(Way, Vec<[f64; 3]>)> = Way::ALL.into_iter().map(|way| (way, Vec::new())).collect();
     for _ in 0..ROUNDS {
         for (way, found) in &mut samples {
-            found.push(numbers(stage, *way, Load::Close, CONNECTS.into())?);
+            found.push(measured(stage, *way, Load::Close, CONNECTS.into())?);
         }
     }
     let cell = |index: usize| -> Vec<(Way, f64)> {
@@ -75,13 +78,13 @@ fn connects(stage: &Stage) -> Result<Vec<Line>> {
 
 fn trips(stage: &Stage) -> Result<Line> {
     let cells =
-        rounds(&Way::TALKING, |way| numbers(stage, way, Load::Echo, TRIPS.into()).map(|[half, ..]| half))?;
+        rounds(&Way::TALKING, |way| measured(stage, way, Load::Echo, TRIPS.into()).map(|[half, ..]| half))?;
     Ok(Line { load: "round trip of 64 bytes, half of them faster", unit: "µs", cells })
 }
 
 fn bulks(stage: &Stage) -> Result<Line> {
     let cells =
-        rounds(&Way::TALKING, |way| numbers(stage, way, Load::Source, BULK_BYTES).map(|[rate, ..]| rate))?;
+        rounds(&Way::TALKING, |way| measured(stage, way, Load::Source, BULK_BYTES).map(|[rate, ..]| rate))?;
     Ok(Line { load: "one stream of 2 GiB", unit: "GB/s", cells })
 }
 
@@ -89,8 +92,8 @@ fn bulks(stage: &Stage) -> Result<Line> {
 fn sentinel(stage: &Stage) -> Result<Vec<String>> {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        without.push(numbers(stage, Way::Direct, Load::Close, CONNECTS.into())?[0]);
-        with.push(with_sentinel(|| Ok(numbers(stage, Way::Direct, Load::Close, CONNECTS.into())?[0]))?);
+        without.push(measured(stage, Way::Direct, Load::Close, CONNECTS.into())?[0]);
+        with.push(with_sentinel(|| Ok(measured(stage, Way::Direct, Load::Close, CONNECTS.into())?[0]))?);
     }
     let (without, with) = (median(without), median(with));
     Ok(vec![format!(
@@ -101,9 +104,9 @@ fn sentinel(stage: &Stage) -> Result<Vec<String>> {
 
 /// Whether one agent pays for the number of others.
 fn crowd(stage: &Stage) -> Result<Vec<String>> {
-    let alone = numbers(stage, Way::Passed, Load::Close, CONNECTS.into())?;
+    let alone = measured(stage, Way::Passed, Load::Close, CONNECTS.into())?;
     let crowd = Crowd::gather(stage)?;
-    let among = numbers(stage, Way::Passed, Load::Close, CONNECTS.into())?;
+    let among = measured(stage, Way::Passed, Load::Close, CONNECTS.into())?;
     let text = format!(
         "an agent's `connect()` alone: {:.1} µs; among {} units of agents with {} open connections: {:.1} µs",
         alone[0],
@@ -127,15 +130,20 @@ fn rounds(ways: &[Way], mut measure: impl FnMut(Way) -> Result<f64>) -> Result<V
 }
 
 /// Runs a client and reads the three numbers that it prints; one that has fewer prints zeroes.
-fn numbers(stage: &Stage, way: Way, load: Load, count: u64) -> Result<[f64; 3]> {
-    let text = process::run(&mut stage.client(way, load, count)?, LIMIT)?.success()?;
+fn measured(stage: &Stage, way: Way, load: Load, count: u64) -> Result<[f64; 3]> {
+    let found = numbers(&mut stage.client(way, load, count)?)?;
+    eprintln!("{way}, {load:?}: {found:?}");
+    Ok(found)
+}
+
+fn numbers(client: &mut Command) -> Result<[f64; 3]> {
+    let text = process::run(client, LIMIT)?.success()?;
     let found: Vec<f64> = text
         .split_whitespace()
         .map(str::parse)
         .collect::<Result<_, _>>()
         .with_context(|| format!("`{text}`"))?;
     ensure!(found.len() == 3, "not a result: `{text}`");
-    eprintln!("{way}, {load:?}: {}", text.trim());
     found.try_into().map_err(|found| anyhow::anyhow!("not three numbers: {found:?}"))
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -133,13 +133,32 @@ impl Stage {
         Ok(command)
     }
 
-    fn agent(&self) -> Command {
+    pub(super) fn agent(&self) -> Command {
         Agent::new(&self.daemon, AGENT).command(&self.program)
+    }
+
+    /// The agents' parent cgroup, below the mount.
+    pub(super) fn parent(&self) -> &str {
+        self.daemon.parent()
+    }
+
+    /// The folder of the guard's pins.
+    pub(super) fn pins(&self) -> PathBuf {
+        self.daemon.pins()
+    }
+
+    /// This program, where agents can start it.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(super) fn daemon_pid(&self) -> Result<i32> {
+        self.daemon.pid().context("the daemon is not running")
     }
 
     /// `VmRSS` of the daemon, in KiB.
     pub(super) fn daemon_memory(&self) -> Result<u64> {
-        crate::idle::resident(self.daemon.pid().context("the daemon is not running")?)
+        crate::idle::resident(self.daemon_pid()?)
     }
 }
 
