@@ -15,7 +15,16 @@ pub struct Parent {
     pub level: u32,
     /// [`ANY_QUARANTINED`], [`SENTINEL`], [`DRAINING`], [`UNIX_DENIED`] and [`UNIX_DENIED_TO_ROOT`].
     pub flags: u32,
+    /// The packet's mark (`SO_MARK`) on questions that the packet guard let through to the resolver. A number of this guard's own,
+    /// never zero: only who has rights over the network can put it on a packet.
+    pub seal: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
+
+/// Bits of a [`Parent::seal`]. Without the two by which Kubernetes tells the host's filter to drop or to masquerade a packet:
+/// `0x8000` and `0x4000`.
+pub const SEAL_BITS: u32 = 0xffff_3fff;
 
 /// Some cgroup is quarantined: packets must be checked too.
 pub const ANY_QUARANTINED: u32 = 1;
@@ -51,7 +60,7 @@ pub struct Account {
     pub filed: i64,
 }
 
-const _: () = assert!(size_of::<Parent>() == 16);
+const _: () = assert!(size_of::<Parent>() == 24);
 const _: () = assert!(size_of::<Account>() == 64);
 
 #[cfg(feature = "user")]

@@ -321,6 +321,12 @@ impl Packet {
         field!(self.0, ifindex)
     }
 
+    /// Writes the packet's mark.
+    #[inline(always)]
+    pub fn seal(&self, mark: u32) {
+        set!(self.0, mark, mark);
+    }
+
     #[inline(always)]
     pub fn cgroup_id(&self) -> u64 {
         unsafe { helpers::bpf_skb_cgroup_id(self.0) }

@@ -280,7 +280,7 @@ pub fn flow_ended(account: u64, how: Tally) {
 pub fn parent() -> Parent {
     match PARENT.get(0) {
         Some(parent) => *parent,
-        None => Parent { cgroup_id: 0, level: 0, flags: 0 },
+        None => Parent { cgroup_id: 0, level: 0, flags: 0, seal: 0, reserved: 0 },
     }
 }
 

@@ -207,11 +207,12 @@ pub fn packet(ctx: &Packet, stamp: &Stamp) -> i32 {
     if let Err(reason) = file(&key, stamp) {
         return denial::packet(ctx, reason);
     }
-    if maps::tally(stamp.account, Tally::Datagrams) {
-        ALLOW
-    } else {
-        denial::packet(ctx, Reason::AccountFull)
+    if !maps::tally(stamp.account, Tally::Datagrams) {
+        return denial::packet(ctx, Reason::AccountFull);
     }
+    // Whoever takes the source port afterwards can send from it too, but not this.
+    ctx.seal(maps::parent().seal);
+    ALLOW
 }
 
 /// Notes that the source port is this socket's.

@@ -143,7 +143,9 @@ fn seventy_thousand_half_open_connections_end_at_the_agents_quota_and_hinder_no_
     told.unwrap();
     assert_eq!((refused + held, other.unwrap().success().unwrap().trim()), (72_000, "115"));
     assert!((4096..10_000).contains(&held), "{held} of 72,000 were let through");
-    assert_eq!(denied(&shop, "flow-quota"), refused, "every denial is counted");
+    // One that found a place left and was overtaken on the way is reset later, and counted all the same.
+    let counted = denied(&shop, "flow-quota");
+    assert!((refused..=refused + held).contains(&counted), "{counted} counted, {refused} refused at once");
     open.ask(ITEM).unwrap().cell().unwrap();
     for name in [AGENT, OTHER] {
         let agent = Agent::new(&shop.daemon, name);
@@ -160,8 +162,10 @@ fn seventy_thousand_half_open_connections_end_at_the_agents_quota_and_hinder_no_
 #[test]
 fn an_agent_at_its_limit_of_connections_is_refused_and_recorded_while_another_is_served() {
     let other = "[[agent]]\nname = \"other\"\n[limits]\nconnections_per_agent = 8\n";
-    let policy = "@id(\"all\") permit (principal, action, resource);";
-    let shop = Shop::open(&Setup { agent: other.to_owned(), ..Setup::under(policy) }).unwrap();
+    let policy = format!(
+        "{POLICY}\n@id(\"the-other-may-come\")\npermit (principal == Unidentified::\"other\", action, resource);\n"
+    );
+    let shop = Shop::open(&Setup { agent: other.to_owned(), ..Setup::under(&policy) }).unwrap();
     let folder = format!("/proc/{}/fd", shop.daemon.pid().unwrap());
     let descriptors = || std::fs::read_dir(&folder).unwrap().count();
     let before = descriptors();

@@ -1,29 +1,37 @@
 //! Where questions to resolvers arrive, each with the [`Origin`] of the socket that asked.
 //!
-//! The kernel files whose a source port is with every datagram it lets through; the daemon looks the sender up there. A
-//! datagram without an entry, or with a stale one, did not come from an agent just now, and is dropped without a word.
+//! The kernel files whose a source port is with every datagram it lets through, and puts a seal on the datagram (its `SO_MARK`);
+//! the daemon looks the sender up there. A datagram without the seal came from somebody else, who has that source port by now or
+//! shares it; one without an entry, or with a stale one, did not come from an agent just now. Both are dropped without a word.
 //! INVARIANT: a [`Datagram`] exists only with an origin written by the kernel. An answer leaves by the port the question came
 //! to: that is how the agent's kernel knows which resolver to show.
 //! Known limit: a datagram that waits longer than the kernel keeps a source port for one agent is dropped.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData};
+use nix::cmsg_space;
+use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use proxy_common::flow::{DNS, mapped};
 use proxy_common::names::{DatagramFlow, DatagramKey, FLOW_FRESH_NS, SLOTS};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 
 use super::destination::Origin;
 use super::error::InterceptError;
 use super::listener::lacks_ipv6;
-use super::maps::Tables;
-use super::sys;
+use super::maps::{self, Tables};
+use super::sys::{self, raw};
 
 /// Longest question that is read: larger than any extension makes one; what is longer comes cut, and does not parse.
 const BYTES_MAX: usize = 4096;
+/// "Tell me the mark of each packet"; since Linux 5.19 (include/uapi/asm-generic/socket.h).
+const SO_RCVMARK: i32 = 75;
 
 /// What can go wrong with the resolver's ports.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +75,20 @@ pub struct NamePort {
     flows: Flows,
 }
 
-/// Whose a source port is.
-pub(super) type Flows = Arc<HashMap<MapData, DatagramKey, DatagramFlow>>;
+/// Whose a source port is, and what is on a datagram that was let through.
+#[derive(Debug, Clone)]
+pub(super) struct Flows {
+    table: Arc<HashMap<MapData, DatagramKey, DatagramFlow>>,
+    seal: u32,
+}
+
+impl Flows {
+    pub(super) fn open(tables: &Tables) -> Result<Self, InterceptError> {
+        let failed = |source| InterceptError::Map { map: maps::PARENT, source: Box::new(source) };
+        let parent = tables.parent()?.get(&0, 0).map_err(failed)?;
+        Ok(Self { table: Arc::new(tables.datagrams()?), seal: parent.seal })
+    }
+}
 
 /// aya's tables have no `Debug` of their own.
 impl std::fmt::Debug for NamePort {
@@ -80,7 +100,7 @@ impl std::fmt::Debug for NamePort {
 impl NamePort {
     /// To be called after the daemon is in its own cgroup: sockets keep the cgroup they were made in.
     pub(super) fn bind_all(first: u16, tables: &Tables) -> Result<Vec<Self>, DatagramError> {
-        let flows = Arc::new(tables.datagrams()?);
+        let flows = Flows::open(tables)?;
         let slots = u16::try_from(SLOTS).unwrap_or(u16::MAX);
         let mut all = Vec::new();
         for port in first..first.saturating_add(slots) {
@@ -88,10 +108,16 @@ impl NamePort {
                 let address = SocketAddr::new(ip, port);
                 match bind(address) {
                     Ok((socket, netns_cookie)) => {
-                        let flows = Arc::clone(&flows);
+                        let flows = flows.clone();
                         all.push(Self { socket, netns_cookie, host_netns: netns_cookie, first, flows });
                     }
                     // Where there is no IPv6 no agent can ask over it either.
+                    Err(problem) if problem.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                        tracing::warn!(
+                            "questions over UDP are not answered: this kernel does not tell marks (5.19 does)"
+                        );
+                        return Ok(Vec::new());
+                    }
                     Err(problem) if ip.is_ipv6() && lacks_ipv6(&problem) => {}
                     Err(source) => return Err(DatagramError::Listen { address, source }),
                 }
@@ -107,8 +133,9 @@ impl NamePort {
         first: u16,
         flows: &Flows,
     ) -> io::Result<Self> {
+        tell_marks(&socket)?;
         let socket = UdpSocket::from_std(socket)?;
-        Ok(Self { socket, netns_cookie, host_netns, first, flows: Arc::clone(flows) })
+        Ok(Self { socket, netns_cookie, host_netns, first, flows: flows.clone() })
     }
 
     /// The next question of an agent. Cancel-safe: a datagram is either returned or still queued.
@@ -118,12 +145,13 @@ impl NamePort {
     pub async fn next(&self) -> Result<Datagram, DatagramError> {
         loop {
             let mut bytes = vec![0_u8; BYTES_MAX];
-            let received = self.socket.recv_from(&mut bytes).await;
-            let (length, peer) = received.map_err(|source| DatagramError::Receive { source })?;
+            let received =
+                self.socket.async_io(Interest::READABLE, || receive(&self.socket, &mut bytes)).await;
+            let (length, peer, mark) = received.map_err(|source| DatagramError::Receive { source })?;
             bytes.truncate(length);
-            match self.origin(peer) {
-                Some(origin) => return Ok(Datagram { bytes, peer, origin }),
-                None => tracing::debug!(%peer, "dropped a datagram without an origin"),
+            match peer.filter(|_| mark == Some(self.flows.seal)).and_then(|peer| self.origin(peer)) {
+                Some((peer, origin)) => return Ok(Datagram { bytes, peer, origin }),
+                None => tracing::debug!(?peer, "dropped a datagram without an origin"),
             }
         }
     }
@@ -136,24 +164,51 @@ impl NamePort {
         self.socket.send_to(bytes, peer).await.map(drop)
     }
 
-    fn origin(&self, peer: SocketAddr) -> Option<Origin> {
+    fn origin(&self, peer: SocketAddr) -> Option<(SocketAddr, Origin)> {
         let key = DatagramKey {
             netns_cookie: self.netns_cookie,
             source: words(peer.ip()),
             port: peer.port(),
             reserved: [0; 3],
         };
-        let DatagramFlow { stamp, seen_ns } = self.flows.get(&key, 0).ok()?;
+        let DatagramFlow { stamp, seen_ns } = self.flows.table.get(&key, 0).ok()?;
         let fresh = sys::boot_ns().ok()?.saturating_sub(seen_ns) < FLOW_FRESH_NS;
         (fresh && stamp.kind == DNS && stamp.proxy_port == self.first)
-            .then(|| Origin::from_stamp(&stamp, self.host_netns))
+            .then(|| (peer, Origin::from_stamp(&stamp, self.host_netns)))
     }
+}
+
+fn tell_marks(socket: &std::net::UdpSocket) -> io::Result<()> {
+    raw::set_option(socket, libc::SOL_SOCKET, SO_RCVMARK, &1_i32.to_ne_bytes())
+}
+
+/// One datagram: its length, its sender if that is an address of IP, and its mark if the kernel told it.
+fn receive(socket: &UdpSocket, bytes: &mut [u8]) -> io::Result<(usize, Option<SocketAddr>, Option<u32>)> {
+    let mut control = cmsg_space!(u32);
+    let mut parts = [IoSliceMut::new(bytes)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let peer = message.address.as_ref().and_then(|address| {
+        let four = address.as_sockaddr_in().map(|four| SocketAddr::from((four.ip(), four.port())));
+        four.or_else(|| address.as_sockaddr_in6().map(|six| SocketAddr::from((six.ip(), six.port()))))
+    });
+    let mark = message.cmsgs()?.find_map(|one| match one {
+        ControlMessageOwned::Unknown(one)
+            if (one.cmsg_header.cmsg_level, one.cmsg_header.cmsg_type)
+                == (libc::SOL_SOCKET, libc::SO_MARK) =>
+        {
+            one.data_bytes.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes))
+        }
+        _ => None,
+    });
+    Ok((message.bytes, peer, mark))
 }
 
 fn bind(address: SocketAddr) -> io::Result<(UdpSocket, u64)> {
     Handle::try_current().map_err(io::Error::other)?;
     let socket = std::net::UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
+    tell_marks(&socket)?;
     let cookie = sys::netns_cookie(&socket)?;
     Ok((UdpSocket::from_std(socket)?, cookie))
 }

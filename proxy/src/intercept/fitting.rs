@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use proxy_common::account::{
-    ANY_QUARANTINED, Parent, SENTINEL as WATCH_SOCKETS, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
+    ANY_QUARANTINED, Parent, SEAL_BITS, SENTINEL as WATCH_SOCKETS, UNIX_DENIED, UNIX_DENIED_TO_ROOT,
 };
 use proxy_common::scope::{EVERYWHERE, Scope};
 
@@ -54,7 +54,8 @@ pub(super) struct Fitting<'a> {
 impl Fitting<'_> {
     /// Attaches what is missing, everything if need be, and retires other sets. The links keep it in place, pinned or not.
     pub(super) fn fit(mut self) -> Result<(Vec<Link>, Vec<Feature>), InterceptError> {
-        let about = Parent { cgroup_id: self.parent.id(), level: self.tree.level(self.parent), flags: 0 };
+        let (cgroup_id, level) = (self.parent.id(), self.tree.level(self.parent));
+        let about = Parent { cgroup_id, level, flags: 0, seal: 0, reserved: 0 };
         let mut links = match take_over(self.generation, self.parent, self.tables) {
             Some(links) => {
                 tracing::info!(pins = %self.generation.display(), "took over the guard in place");
@@ -198,6 +199,15 @@ pub(super) fn needed(settings: &Settings) -> impl Iterator<Item = Hook> {
     GUARDS.into_iter().chain(root.iter().copied()).chain(optional::demanded(settings))
 }
 
+/// A number that others do not know.
+fn fresh_seal() -> Result<u32, InterceptError> {
+    let random = getrandom::u32().map_err(|problem| InterceptError::Kernel {
+        action: "give a random number",
+        source: std::io::Error::other(problem.to_string()),
+    })?;
+    Ok((random & SEAL_BITS).max(1))
+}
+
 /// Tells the programs whom they guard and where the proxy of this network namespace is.
 fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(), InterceptError> {
     let failed = |map, source| InterceptError::Map { map, source: Box::new(source) };
@@ -212,8 +222,9 @@ fn open_scope(tables: &Tables, about: Parent, settings: &Settings) -> Result<(),
         UnixSockets::DeniedUnlessRoot => UNIX_DENIED,
         UnixSockets::Denied => UNIX_DENIED | UNIX_DENIED_TO_ROOT,
     };
-    // A quarantine outlives the daemon that was told of it.
-    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch | local, ..about };
+    // A quarantine outlives the daemon that was told of it, and the seal is asked for by whoever reads datagrams.
+    let seal = if known.seal == 0 { fresh_seal()? } else { known.seal };
+    let about = Parent { flags: known.flags & ANY_QUARANTINED | watch | local, seal, ..about };
     parent.set(0, about, 0).map_err(|source| failed(maps::PARENT, source))?;
     let scope = scope(settings);
     let mut scopes = tables.scopes()?;

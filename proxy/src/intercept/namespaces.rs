@@ -198,7 +198,7 @@ impl Namespaces {
             host: (place, host_netns),
             tables: tables.clone(),
             sockets: Arc::new(tables.sockets()?),
-            flows: Arc::new(tables.datagrams()?),
+            flows: Flows::open(tables)?,
             waiting,
             asking,
             shutdown: shutdown.clone(),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 
 /// An echo on all ports; every origin it saw.
-fn echo(world: &World) -> mpsc::UnboundedReceiver<(Vec<u8>, Origin)> {
+pub(super) fn echo(world: &World) -> mpsc::UnboundedReceiver<(Vec<u8>, Origin)> {
     let (seen, origins) = mpsc::unbounded_channel();
     for port in world.guard().name_ports().unwrap() {
         let (port, seen): (Arc<NamePort>, _) = (Arc::new(port), seen.clone());
@@ -27,7 +27,7 @@ fn echo(world: &World) -> mpsc::UnboundedReceiver<(Vec<u8>, Origin)> {
 }
 
 /// Waits for a process without keeping the echo from its work.
-async fn heard(child: Child) -> String {
+pub(super) async fn heard(child: Child) -> String {
     tokio::task::spawn_blocking(|| said(child)).await.unwrap()
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 
+use super::names::{echo, heard};
 use super::*;
 
 /// A documentation address that is nobody's here.
@@ -81,4 +82,24 @@ fn whoever_has_a_resolvers_port_at_another_loopback_address_tells_an_agent_nothi
     resolver.send_to(b"true", asker).unwrap();
     assert_eq!(said(agent), "(b'true', ('192.0.2.53', 53))");
     assert_eq!(world.denied(Reason::Unsolicited), 1);
+}
+
+#[tokio::test]
+async fn who_takes_an_agents_source_port_afterwards_does_not_ask_in_its_name() {
+    let world = World::new();
+    let dns = world.settings.dns_port.unwrap();
+    let mut questions = echo(&world);
+    for (family, resolver, loopback) in [(2, "192.0.2.53", "127.0.0.1"), (10, "2001:db8::53", "::1")] {
+        let script = format!(
+            "s = socket.socket({family}, 2); s.settimeout(5); s.sendto(b'agent', ('{resolver}', 53)); s.recv(9)\n\
+             print(s.getsockname()[1])"
+        );
+        let port: u16 = heard(world.agent(&script)).await.parse().unwrap();
+        let (bytes, _) = timeout(PATIENCE, questions.recv()).await.unwrap().unwrap();
+        assert_eq!(bytes, b"agent");
+        let outsider = UdpSocket::bind((loopback, port)).unwrap();
+        outsider.send_to(b"outsider", (loopback, dns)).unwrap();
+        let nothing = timeout(Duration::from_millis(300), questions.recv()).await;
+        assert!(nothing.is_err(), "an outsider's question was taken for the agent's");
+    }
 }

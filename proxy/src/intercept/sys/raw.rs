@@ -2,7 +2,7 @@
 //!
 //! The self-test needs calls that no decent library offers: addresses of the wrong family, control messages, options by
 //! number, `io_uring`. INVARIANT: every buffer lives in the caller's safe slice for the whole call, and lengths come from
-//! the slices. Refuses nothing; whoever calls this owns a throw-away process. Not for the daemon.
+//! the slices. Refuses nothing: whoever calls this owns a throw-away process, or knows what its socket is.
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
