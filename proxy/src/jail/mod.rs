@@ -8,6 +8,7 @@
 //! connections that the standard streams bring in stay.
 
 mod account;
+mod automounts;
 mod calls;
 mod error;
 mod mounts;
