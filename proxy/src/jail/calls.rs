@@ -1,8 +1,7 @@
 //! The system call filters of the jail.
 //!
 //! Refused are calls that reach around the guard, into other processes, into mounts and namespaces, or into the kernel's own
-//! configuration; socket families that the guard cannot see; limits set for other processes; and two terminal controls that type for somebody
-//! else.
+//! configuration; socket families that the guard cannot see; and two terminal controls that type for somebody else.
 //! Limits: a filter sees numbers, not what pointers point to; 32-bit system calls end the process; what `io_uring` does is not
 //! seen, which is why it is refused unless the configuration allows it.
 
@@ -83,8 +82,6 @@ const CLONE_NEWTIME: libc::c_int = 0x80;
 /// Typing into a terminal, and pasting a console's selection into it: a shared terminal would run it as its owner.
 const TYPING: [u64; 2] = [libc::TIOCSTI, TIOCLINUX];
 const TIOCLINUX: u64 = 0x541C;
-/// The protocol of `AF_NETLINK` by which processes talk to each other (`linux/netlink.h`).
-const NETLINK_USERSOCK: u64 = 2;
 
 type Rules = Vec<(i64, Vec<SeccompRule>)>;
 
@@ -127,13 +124,6 @@ fn build(uring: Uring) -> Result<Vec<BpfProgram>, BackendError> {
         TYPING.into_iter().map(|what| rule(1, SeccompCmpOp::Eq, what)).collect::<Result<Vec<_>, _>>()?;
     refused.push((libc::SYS_ioctl, typing.clone()));
     refused.push((X32_IOCTL | X32, typing));
-    // A limit of processor time or file size that is set to nothing ends the process it is set for.
-    refused.push((libc::SYS_prlimit64, vec![rule(0, SeccompCmpOp::Ne, 0)?]));
-    let talking = SeccompRule::new(vec![
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, unsigned(libc::AF_NETLINK))?,
-        SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, NETLINK_USERSOCK)?,
-    ])?;
-    refused.push((libc::SYS_socket, vec![talking]));
     // Without `clone3` the C library falls back to `clone`, whose flags can be seen.
     let unknown = vec![whole(libc::SYS_clone3)];
     let foreign = FAMILIES

@@ -8,7 +8,6 @@
 //! connections that the standard streams bring in stay.
 
 mod account;
-mod automounts;
 mod calls;
 mod error;
 mod mounts;

@@ -1,7 +1,7 @@
 //! What an agent sees of the file system: a mount namespace of its own, which nothing later changes.
 //!
 //! `/run` is empty but for what is kept, `/tmp` and `/dev/shm` too unless the configuration shares it; the kernel's own file systems (cgroups,
-//! `/sys`, `/proc/sys`) are read-only; automounters, BPF file systems, the daemon's files and the host's unix sockets are covered.
+//! `/sys`, `/proc/sys`) are read-only; BPF file systems, the daemon's files and the host's unix sockets are covered.
 //! INVARIANT: at the end no writable mount of a kernel's file system is reachable by its path; this is read back.
 //! Without root the same happens in a user namespace that maps one account to itself. Limits: mounts that the host makes later
 //! do not appear, and those it takes away stay until the agent ends.
@@ -21,16 +21,16 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev};
 use nix::unistd::{Gid, Uid};
 
 use super::error::JailError;
-use super::{Launcher, Settings, Tmp, automounts, sockets};
+use super::{Launcher, Settings, Tmp, sockets};
 use crate::intercept;
 
 /// One line of the table of mounts.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    pub(super) device: u64,
-    pub(super) path: PathBuf,
+struct Mounted {
+    device: u64,
+    path: PathBuf,
     writable: bool,
-    pub(super) kind: String,
+    kind: String,
 }
 
 /// Something that stays although what is above it is covered.
@@ -107,7 +107,6 @@ pub(super) fn seclude(settings: &Settings, launcher: &Launcher) -> Result<(), Ja
         Launcher::Root(Some(_)) | Launcher::Unprivileged => {}
     }
     cover_shared(settings, &kept)?;
-    automounts::cover()?;
     protect_kernel()?;
     for path in table()?
         .into_iter()
@@ -242,8 +241,7 @@ fn cover_shared(settings: &Settings, kept: &[Kept]) -> Result<(), JailError> {
     Ok(())
 }
 
-/// Mounts what `handle` leads to at its old path, below a folder that was covered.
-pub(super) fn restore(path: &Path, handle: &OwnedFd, covered: &Path) -> Result<(), JailError> {
+fn restore(path: &Path, handle: &OwnedFd, covered: &Path) -> Result<(), JailError> {
     let failed = |source| JailError::mount("keep", path, source);
     let source = sockets::place(handle);
     let folder = fs::metadata(&source).map_err(failed)?.is_dir();
@@ -330,7 +328,7 @@ fn hide(path: &Path) -> Result<(), JailError> {
     hidden.map_err(|problem| failed(problem.into()))
 }
 
-pub(super) fn table() -> Result<Vec<Mounted>, JailError> {
+fn table() -> Result<Vec<Mounted>, JailError> {
     let file = "/proc/self/mountinfo";
     let text = fs::read_to_string(file).map_err(|source| JailError::mount("read", file, source))?;
     Ok(text.lines().filter_map(parse).collect())

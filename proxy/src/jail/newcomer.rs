@@ -10,25 +10,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::getsockopt;
-use nix::{getsockopt_impl, libc, sockopt_impl};
 
 use super::error::JailError;
-use crate::intercept::{self, Cgroup, Tree, raw};
+use super::sockets;
+use crate::intercept::{self, Cgroup, Tree};
 
 /// More descriptors than a launcher has.
 const DESCRIPTORS_MAX: usize = 1024;
-
-sockopt_impl!(
-    /// The family of a socket.
-    Domain,
-    GetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_DOMAIN,
-    i32
-);
 
 /// A process that asked to become an agent.
 #[derive(Debug)]
@@ -81,8 +70,13 @@ impl Newcomer {
         if field(&status, "Threads:") != Some("1") {
             return Err(refused("a process with several threads cannot become an agent"));
         }
-        for (number, target) in descriptors(&own)? {
-            let foreign = target.starts_with("socket:") && !self.is_unix(number)?;
+        let known = fs::read(own.join("net/unix"))
+            .map_err(|source| JailError::mount("read", own.join("net/unix"), source))?;
+        let known = sockets::inodes(&known);
+        for target in descriptors(&own)? {
+            let socket = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+            let foreign =
+                socket.is_some_and(|inode| !inode.parse().is_ok_and(|inode| known.contains(&inode)));
             if foreign || target.contains("[io_uring]") {
                 let why = format!("a process with an open network socket cannot become an agent: `{target}`");
                 return Err(JailError::Newcomer { why });
@@ -90,17 +84,6 @@ impl Newcomer {
         }
         // Everything above was read by number; it was about this process if this process is still there.
         if self.is_alive()? { Ok(()) } else { Err(refused("the caller is gone")) }
-    }
-
-    /// Asks the socket itself: in the kernel's lists of sockets others choose the names, line ends and all.
-    fn is_unix(&self, descriptor: i32) -> Result<bool, JailError> {
-        let failed = |problem| JailError::privileges("look at a socket of the caller", problem);
-        match raw::take_from(&self.handle, descriptor) {
-            Ok(socket) => getsockopt(&socket, Domain).map(|domain| domain == libc::AF_UNIX).map_err(failed),
-            // Closed meanwhile.
-            Err(problem) if problem.raw_os_error() == Some(libc::EBADF) => Ok(true),
-            Err(problem) => Err(failed(Errno::try_from(problem).unwrap_or(Errno::EPERM))),
-        }
     }
 
     fn is_alive(&self) -> Result<bool, JailError> {
@@ -126,8 +109,7 @@ fn require_same_account(status: &str, uid: u32) -> Result<(), JailError> {
     if same { Ok(()) } else { Err(refused("the caller runs under more than one account")) }
 }
 
-/// Number and target of each.
-fn descriptors(own: &Path) -> Result<Vec<(i32, String)>, JailError> {
+fn descriptors(own: &Path) -> Result<Vec<String>, JailError> {
     let folder = own.join("fd");
     let failed = |source: io::Error| JailError::mount("list", &folder, source);
     let mut targets = Vec::new();
@@ -135,11 +117,8 @@ fn descriptors(own: &Path) -> Result<Vec<(i32, String)>, JailError> {
         if targets.len() == DESCRIPTORS_MAX {
             return Err(JailError::TooMany { what: "open files of the caller", most: DESCRIPTORS_MAX });
         }
-        let entry = entry.map_err(failed)?;
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        match fs::read_link(entry.path()) {
-            Ok(target) => targets.push((number, target.to_string_lossy().into_owned())),
+        match fs::read_link(entry.map_err(failed)?.path()) {
+            Ok(target) => targets.push(target.to_string_lossy().into_owned()),
             // Closed meanwhile.
             Err(problem) if problem.kind() == io::ErrorKind::NotFound => {}
             Err(problem) => return Err(failed(problem)),

@@ -30,17 +30,15 @@ const LIST: &str = "/proc/self/net/unix";
 pub(super) fn cover_all(kept: &[PathBuf]) -> Result<(), JailError> {
     let list = fs::read(LIST).map_err(|source| JailError::mount("read", LIST, source))?;
     let paths: BTreeSet<PathBuf> = paths(&list).collect();
-    let mut covered = 0_usize;
-    for path in &paths {
-        // What others bound where nobody here gets to does not count, or they could keep every agent from starting.
-        if cover(path, kept)? {
-            covered = covered.saturating_add(1);
-        }
-        if covered > SOCKETS_MAX {
-            return Err(JailError::TooMany { what: "unix sockets that can be reached", most: SOCKETS_MAX });
-        }
+    if paths.len() > SOCKETS_MAX {
+        return Err(JailError::TooMany { what: "unix sockets on this host", most: SOCKETS_MAX });
     }
-    Ok(())
+    paths.iter().try_for_each(|path| cover(path, kept))
+}
+
+/// Inodes of every unix socket in a list of the kernel's.
+pub(super) fn inodes(list: &[u8]) -> BTreeSet<u64> {
+    lines(list).map(|(inode, _)| inode).collect()
 }
 
 /// Where an open descriptor leads, by the kernel's word.
@@ -49,18 +47,22 @@ pub(super) fn place(handle: &OwnedFd) -> PathBuf {
 }
 
 fn paths(list: &[u8]) -> impl Iterator<Item = PathBuf> {
-    lines(list).filter(|path| path.starts_with(b"/")).map(|path| OsStr::from_bytes(path).into())
+    lines(list)
+        .map(|(_, path)| path)
+        .filter(|path| path.starts_with(b"/"))
+        .map(|path| OsStr::from_bytes(path).into())
 }
 
-/// The path in every line; `Num RefCount Protocol Flags Type St Inode Path`. A path may hold a line end and so forge a line: good
-/// enough to find what is looked at again, and for nothing else.
-fn lines(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Inode and path of every line; `Num RefCount Protocol Flags Type St Inode Path`.
+fn lines(list: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     list.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut rest = line;
-        for _ in 0..7 {
+        for _ in 0..6 {
             rest = word(rest)?.1;
         }
-        Some(rest.strip_prefix(b" ").unwrap_or(rest))
+        let (inode, path) = word(rest)?;
+        let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
+        Some((inode, path.strip_prefix(b" ").unwrap_or(path)))
     })
 }
 
@@ -70,27 +72,25 @@ fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     text.split_at_checked(end).filter(|(word, _)| !word.is_empty())
 }
 
-/// False when there is nothing to cover.
-fn cover(path: &Path, kept: &[PathBuf]) -> Result<bool, JailError> {
+fn cover(path: &Path, kept: &[PathBuf]) -> Result<(), JailError> {
     let failed = |source: io::Error| JailError::mount("cover the socket", path, source);
     let handle = match open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
         Ok(handle) => handle,
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP | Errno::ENAMETOOLONG) => {
-            return Ok(false);
+            return Ok(());
         }
         Err(problem) => return Err(failed(problem.into())),
     };
     let mode = fstat(&handle).map_err(|problem| failed(problem.into()))?.st_mode;
     if SFlag::from_bits_truncate(mode & libc::S_IFMT) != SFlag::S_IFSOCK {
-        return Ok(false);
+        return Ok(());
     }
     let real = fs::read_link(place(&handle)).map_err(failed)?;
     if kept.iter().any(|kept| real.starts_with(kept)) {
-        return Ok(false);
+        return Ok(());
     }
     mount(Some("/dev/null"), &place(&handle), None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|problem| failed(problem.into()))?;
-    Ok(true)
+        .map_err(|problem| failed(problem.into()))
 }
 
 #[cfg(test)]
@@ -105,7 +105,8 @@ mod tests {
         nonsense\n";
 
     #[test]
-    fn the_kernels_list_gives_absolute_paths() {
+    fn the_kernels_list_gives_inodes_and_absolute_paths() {
+        assert_eq!(inodes(LIST), [498, 24_871, 24_872, 24_873].into());
         let found: Vec<PathBuf> = paths(LIST).collect();
         let odd = OsStr::from_bytes(b"/a path/with \xff spaces").into();
         assert_eq!(found, [PathBuf::from("/run/docker.sock"), odd]);

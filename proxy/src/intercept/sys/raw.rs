@@ -173,17 +173,9 @@ pub fn take_descriptor(pid: u32, descriptor: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes numbers only.
     // JUSTIFICATION: no safe wrapper has it.
     let process = own_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    take_from(&process, descriptor)
-}
-
-/// The same by a handle on the process.
-///
-/// # Errors
-/// The kernel's.
-pub fn take_from(process: &impl AsFd, descriptor: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes numbers only.
     // JUSTIFICATION: no safe wrapper has it.
-    own_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, number(process), descriptor, 0) })
+    own_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
 }
 
 /// Seizes a process the way a debugger does, and lets it go again when this process ends.
