@@ -17,6 +17,8 @@ use nix::sys::signal::Signal;
 
 #[path = "jail/bomb.rs"]
 mod bomb;
+#[path = "jail/crowds.rs"]
+mod crowds;
 #[path = "jail/launchers.rs"]
 mod launchers;
 #[path = "jail/others.rs"]

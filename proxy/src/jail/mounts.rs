@@ -58,6 +58,8 @@ const KERNELS: [&str; 11] = [
 ];
 /// Parts of a `/proc` that configure the kernel rather than tell about processes.
 const PROC_PARTS: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi"];
+/// Looking below it asks a process outside for a name of the caller's choice, which may ask another host.
+const AUTOMOUNT: &str = "autofs";
 const RESOLVER: &str = "/etc/resolv.conf";
 const RUN: [&str; 2] = ["/run", "/var/run"];
 const TMP: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
@@ -107,6 +109,7 @@ pub(super) fn seclude(settings: &Settings, launcher: &Launcher) -> Result<(), Ja
         Launcher::Root(Some(_)) | Launcher::Unprivileged => {}
     }
     cover_shared(settings, &kept)?;
+    cover_automounts()?;
     protect_kernel()?;
     for path in table()?
         .into_iter()
@@ -263,6 +266,36 @@ fn restore(path: &Path, handle: &OwnedFd, covered: &Path) -> Result<(), JailErro
         .map_err(|problem| failed(problem.into()))
 }
 
+/// Covers automount points without waking them, and puts back what is mounted below them already. Those of `/proc` pass no names on.
+fn cover_automounts() -> Result<(), JailError> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let all = table()?;
+    for point in all.iter().filter(|point| point.kind == AUTOMOUNT && !point.path.starts_with("/proc")) {
+        let Ok(handle) = open(&point.path, flags, Mode::empty()) else { continue };
+        let facts = fstat(&handle).map_err(|problem| JailError::mount("look at", &point.path, problem))?;
+        if facts.st_dev != point.device {
+            // Something is mounted over it.
+            continue;
+        }
+        let below = all.iter().filter(|other| other.path.starts_with(&point.path));
+        let stay: Vec<Kept> = below
+            .filter_map(|other| {
+                let handle = open(&other.path, flags, Mode::empty()).ok()?;
+                let device = fstat(&handle).ok()?.st_dev;
+                let wakes = all.iter().any(|other| other.kind == AUTOMOUNT && other.device == device);
+                (!wakes).then(|| Kept { path: other.path.clone(), handle })
+            })
+            .collect();
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("tmpfs"), &sockets::place(&handle), Some("tmpfs"), flags, Some(DEV_OPTIONS))
+            .map_err(|problem| JailError::mount("cover", &point.path, problem))?;
+        for Kept { path, handle } in &stay {
+            restore(path, handle, &point.path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes read-only what configures the kernel, wherever it is mounted.
 fn protect_kernel() -> Result<(), JailError> {
     for mounted in table()? {
@@ -316,7 +349,7 @@ fn require_protected() -> Result<(), JailError> {
 }
 
 /// Puts an empty, locked folder or an empty file over a path, if it is there.
-fn hide(path: &Path) -> Result<(), JailError> {
+pub(super) fn hide(path: &Path) -> Result<(), JailError> {
     let Some(path) = reachable(path)? else { return Ok(()) };
     let failed = |source| JailError::mount("hide", &path, source);
     let hidden = if fs::metadata(&path).map_err(failed)?.is_dir() {

@@ -2,7 +2,7 @@
 //!
 //! It is held by a handle that the kernel took from its socket, so that its number cannot come to mean another process unseen.
 //! Refused are other accounts' processes, processes with several threads, and every open socket that is no unix socket: it was made
-//! outside, where nothing guards it. Limits: a launcher that wants to smuggle a socket in can still be handed one afterwards;
+//! outside, where nothing guards it; each is asked for by itself. Limits: a launcher that wants to smuggle a socket in can still be handed one afterwards;
 //! the sentinel refuses to connect that one.
 
 use std::fs;
@@ -13,11 +13,21 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::JailError;
-use super::sockets;
 use crate::intercept::{self, Cgroup, Tree};
 
 /// More descriptors than a launcher has.
 const DESCRIPTORS_MAX: usize = 1024;
+
+/// What a descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    /// No socket.
+    None,
+    /// A unix socket with no descriptor on its way in it.
+    Local,
+    /// Anything else, or a unix socket that brings more with it.
+    Foreign,
+}
 
 /// A process that asked to become an agent.
 #[derive(Debug)]
@@ -70,14 +80,8 @@ impl Newcomer {
         if field(&status, "Threads:") != Some("1") {
             return Err(refused("a process with several threads cannot become an agent"));
         }
-        let known = fs::read(own.join("net/unix"))
-            .map_err(|source| JailError::mount("read", own.join("net/unix"), source))?;
-        let known = sockets::inodes(&known);
-        for target in descriptors(&own)? {
-            let socket = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-            let foreign =
-                socket.is_some_and(|inode| !inode.parse().is_ok_and(|inode| known.contains(&inode)));
-            if foreign || target.contains("[io_uring]") {
+        for (target, socket) in descriptors(&own)? {
+            if socket == Socket::Foreign || target.contains("[io_uring]") {
                 let why = format!("a process with an open network socket cannot become an agent: `{target}`");
                 return Err(JailError::Newcomer { why });
             }
@@ -91,6 +95,17 @@ impl Newcomer {
         poll(&mut ended, PollTimeout::ZERO)
             .map(|ended| ended == 0)
             .map_err(|problem| JailError::privileges("look at the caller", problem))
+    }
+}
+
+impl Socket {
+    /// By the kernel's lines about the descriptor itself (`fdinfo`). Only unix sockets have this one, since Linux 5.6, and none of the
+    /// lines holds text of the process's: the list of names in `net/unix` does, line ends included.
+    fn told(about: &str) -> Self {
+        match field(about, "scm_fds:") {
+            Some("0") => Self::Local,
+            Some(_) | None => Self::Foreign,
+        }
     }
 }
 
@@ -109,22 +124,31 @@ fn require_same_account(status: &str, uid: u32) -> Result<(), JailError> {
     if same { Ok(()) } else { Err(refused("the caller runs under more than one account")) }
 }
 
-fn descriptors(own: &Path) -> Result<Vec<String>, JailError> {
+/// Where each descriptor leads, and what the kernel says of it.
+fn descriptors(own: &Path) -> Result<Vec<(String, Socket)>, JailError> {
     let folder = own.join("fd");
     let failed = |source: io::Error| JailError::mount("list", &folder, source);
-    let mut targets = Vec::new();
+    let mut open = Vec::new();
     for entry in fs::read_dir(&folder).map_err(failed)? {
-        if targets.len() == DESCRIPTORS_MAX {
+        if open.len() == DESCRIPTORS_MAX {
             return Err(JailError::TooMany { what: "open files of the caller", most: DESCRIPTORS_MAX });
         }
-        match fs::read_link(entry.map_err(failed)?.path()) {
-            Ok(target) => targets.push(target.to_string_lossy().into_owned()),
+        let entry = entry.map_err(failed)?;
+        let target = match fs::read_link(entry.path()) {
+            Ok(target) => target.to_string_lossy().into_owned(),
             // Closed meanwhile.
-            Err(problem) if problem.kind() == io::ErrorKind::NotFound => {}
+            Err(problem) if problem.kind() == io::ErrorKind::NotFound => continue,
             Err(problem) => return Err(failed(problem)),
-        }
+        };
+        let socket = if target.starts_with("socket:") {
+            let about = own.join("fdinfo").join(entry.file_name());
+            Socket::told(&fs::read_to_string(&about).map_err(failed)?)
+        } else {
+            Socket::None
+        };
+        open.push((target, socket));
     }
-    Ok(targets)
+    Ok(open)
 }
 
 /// Moves what is in a cgroup to where each process's parent is. Only for strangers that came by a number used again.
@@ -155,6 +179,13 @@ mod tests {
         for other in ["Uid:\t7\t0\t7\t7\n", "Uid:\t0\t0\t0\t0\n", "Gid:\t7\t7\t7\t7\n"] {
             assert!(require_same_account(other, 7).is_err(), "{other}");
         }
+    }
+
+    #[test]
+    fn only_a_unix_socket_with_nothing_on_its_way_is_local() {
+        assert_eq!(Socket::told("pos:\t0\nino:\t7\nscm_fds: 0\n"), Socket::Local);
+        assert_eq!(Socket::told("pos:\t0\nino:\t7\nscm_fds: 1\n"), Socket::Foreign);
+        assert_eq!(Socket::told("pos:\t0\nino:\t7\n"), Socket::Foreign);
     }
 
     #[test]

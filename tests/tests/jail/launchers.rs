@@ -132,6 +132,26 @@ fn a_process_with_a_network_socket_or_threads_is_not_placed() {
 }
 
 #[test]
+fn a_name_with_line_ends_passes_no_network_socket_off_as_a_local_one() {
+    let daemon = stage("");
+    let folder = temp::Dir::new("names").unwrap();
+    open_to_all(folder.path());
+    let before = format!(
+        "open_one = socket.socket(socket.AF_INET)\n\
+         number = os.readlink(f'/proc/self/fd/{{open_one.fileno()}}')[8:-1]\nos.chdir('{}')\n\
+         named = socket.socket(socket.AF_UNIX)\n\
+         named.bind(f'x\\n0: 00000003 00000000 00000000 0001 03 {{number}} y')",
+        folder.path().display()
+    );
+    let seen = asking(&daemon, "games", AGENT, &before);
+    assert!(seen[0].starts_with("refused") && seen[0].contains("network socket"), "{seen:?}");
+    assert_eq!(seen[1], "False");
+    let waiting = "one, two = socket.socketpair()\nsocket.send_fds(one, [b'x'], [0])";
+    let seen = asking(&daemon, "games", AGENT, waiting);
+    assert!(seen[0].starts_with("refused") && seen[1] == "False", "{seen:?}");
+}
+
+#[test]
 fn an_agent_is_not_placed_again_and_another_agents_name_is_refused() {
     let plan = Plan { intercept: "unix_sockets = \"audited\"".to_owned(), ..Plan::default() }
         .with("[[agent]]\nname = \"worker\"\nrun_by = [\"games\"]")

@@ -71,3 +71,54 @@ fn other_processes_memory_and_descriptors_are_out_of_reach_by_every_call() {
     assert_eq!(inside(&daemon, UID, &script), ["EPERM"; 3]);
     assert_eq!(outside(UID, &script), ["ok"; 3]);
 }
+
+#[test]
+fn processes_outside_keep_their_limits_and_priorities() {
+    let daemon = stage("");
+    for uid in [UID, 0] {
+        let outsider = Outsider::under(uid);
+        let script = format!(
+            "import resource\npid = {}\n\
+             say(lambda: resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0)))\n\
+             say(lambda: os.setpriority(os.PRIO_PROCESS, pid, 1))\n\
+             say(lambda: os.setpriority(os.PRIO_PGRP, pid, 1))\n\
+             say(lambda: os.setpriority(os.PRIO_USER, 64777, 1))\n\
+             say(lambda: os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0)))\n\
+             say(lambda: os.sched_setparam(pid, os.sched_param(0)))\n\
+             say(lambda: call(314, pid, struct.pack('IIQiIQQQ', 48, 3, 0, 1, 0, 0, 0, 0), 0))\n\
+             say(lambda: call(251, 1, pid, 3 << 13))\n\
+             say(lambda: call(279, pid, 0, 0, 0, 0, 0))",
+            outsider.process.pid()
+        );
+        let script = format!("import struct\n{script}");
+        assert_eq!(inside(&daemon, uid, &script), ["EPERM"; 9], "as {uid}");
+        // Nobody runs as that user.
+        let free = ["ok", "ok", "ok", "ESRCH", "ok", "ok", "ok", "ok", "ok"];
+        assert_eq!(outside(uid, &script), free, "as {uid}");
+    }
+}
+
+#[test]
+fn an_agent_changes_its_own_limits_and_priorities() {
+    let script = "
+import resource
+say(lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE))
+say(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
+say(lambda: os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0)))
+say(lambda: os.nice(1))
+say(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)))
+say(lambda: call(251, 1, 0, 3 << 13))
+";
+    assert_eq!(inside(&stage(""), UID, script)[1..], ["ok"; 5]);
+}
+
+#[test]
+fn netlink_leads_to_the_kernel_and_to_no_process() {
+    let daemon = stage("");
+    let script = "for protocol in [0, 4, 15, 2, 16]:\n\
+                  \x20   say(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol).close())\n\
+                  print(len(socket.if_nameindex()) > 0)";
+    let seen = ["ok", "ok", "ok", "EPROTONOSUPPORT", "EPROTONOSUPPORT", "True"];
+    assert_eq!(inside(&daemon, UID, script), seen);
+    assert_eq!(outside(UID, script), ["ok", "ok", "ok", "ok", "ok", "True"]);
+}
