@@ -15,6 +15,8 @@ use chaperone_tests::daemon::{Daemon, Plan, as_account};
 use chaperone_tests::{process, temp};
 use nix::sys::signal::Signal;
 
+#[path = "jail/automounts.rs"]
+mod automounts;
 #[path = "jail/bomb.rs"]
 mod bomb;
 #[path = "jail/crowds.rs"]
