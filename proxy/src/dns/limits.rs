@@ -1,10 +1,12 @@
 //! How much an agent may ask, and what a name may carry.
 //!
 //! A name is a message to whoever answers for its domain. What is counted: questions (a bucket that refills), questions at
-//! work, new names, and new names below one registered domain. What is weighed: the information in the labels below the
-//! registered domain, as Shannon's entropy times length. Together they bound what can leave by names that policy permits to
-//! about 40 bytes a question and 2.4 KiB a minute and domain.
-//! Known limit: without a list of public suffixes, two domains of different people below one suffix share their count.
+//! work, new names, and new names below one registered domain. What is weighed: everything below the registered domain as one
+//! text, dots included, by the length of a code that learns the text as it goes. A code of `n` bits tells at most `2^n` texts of
+//! one length apart (Kraft's inequality), whatever they look like; so a name carries at most 51 bytes, and what leaves by new
+//! names that policy permits is bounded by about 3 KiB a minute and domain, 30 KiB a minute in all.
+//! Known limit: without a list of public suffixes, two domains of different people below one suffix share their count. Which of
+//! its known names an agent asks again, and when, tells something too; answers are kept for seconds at least.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,9 +29,20 @@ const WINDOW: Duration = Duration::from_mins(1);
 const NAMES_MAX: usize = 600;
 /// Different names a minute below one registered domain: services with many hosts have tens, tunnels need thousands.
 const NAMES_BELOW_MAX: usize = 60;
-/// Bits in the labels below the registered domain. The longest names of load balancers have just below 300; a tunnel's have
-/// 600 and more.
-const BITS_MAX: f64 = 320.0;
+/// Bits below the registered domain. The longest names of load balancers have just below 390; a tunnel's have 600 and more.
+const BITS_MAX: f64 = 400.0;
+/// Signs of host names: letters, digits, hyphen, underscore, dot, and one for all others.
+const SIGNS: u8 = 40;
+const HYPHEN: u8 = 36;
+const UNDERSCORE: u8 = 37;
+const DOT: u8 = 38;
+const OTHER: u8 = 39;
+/// Which of all others it is.
+const OTHER_BITS: f64 = 8.0;
+/// Second labels that stand for a kind of registrant below a country, as in `co.uk`: the domain is one label longer there.
+const KINDS: [&str; 16] = [
+    "ac", "co", "com", "edu", "go", "gob", "gov", "ltd", "me", "mil", "ne", "net", "nom", "or", "org", "plc",
+];
 
 /// Too much of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,32 +132,48 @@ impl Allowance {
 
 /// Refuses a name that carries more than names do.
 pub(super) fn weigh(name: &str) -> Result<(), Excess> {
-    let (labels, _) = split(name);
-    let bits: f64 = labels.split('.').map(bits).sum();
-    if bits > BITS_MAX { Err(Excess::Weight) } else { Ok(()) }
+    let (below, _) = split(name);
+    if bits(below) > BITS_MAX { Err(Excess::Weight) } else { Ok(()) }
 }
 
-/// Bits of information in a label, if its letters were drawn by their own frequency.
-fn bits(label: &str) -> f64 {
-    let mut counts = [0_u32; 256];
-    for byte in label.bytes() {
-        if let Some(count) = counts.get_mut(usize::from(byte)) {
+/// Length of the text in a code that expects each sign as often as it has come so far, and once more: Laplace's rule. Frequent
+/// signs cost little, but the text has to make them frequent first.
+fn bits(text: &str) -> f64 {
+    let mut seen = [0_u32; SIGNS as usize];
+    let mut total = 0.0;
+    for (before, byte) in text.bytes().enumerate() {
+        let sign = sign(byte);
+        let count = seen.get_mut(usize::from(sign)).map_or(0, |count| {
             *count = count.saturating_add(1);
+            *count
+        });
+        let before = f64::from(u32::try_from(before).unwrap_or(u32::MAX));
+        total += ((before + f64::from(SIGNS)) / f64::from(count.max(1))).log2();
+        if sign == OTHER {
+            total += OTHER_BITS;
         }
     }
-    let length: f64 = counts.iter().map(|count| f64::from(*count)).sum();
-    let one = |count: &u32| f64::from(*count) * (length / f64::from(*count)).log2();
-    counts.iter().filter(|count| **count > 0).map(one).sum()
+    total
 }
 
-/// The labels below the registered domain, and that domain: the last two labels, three where the second is as short as in
-/// `co.uk`.
+fn sign(byte: u8) -> u8 {
+    match byte {
+        b'a'..=b'z' => byte.saturating_sub(b'a'),
+        b'0'..=b'9' => byte.saturating_sub(b'0').saturating_add(26),
+        b'-' => HYPHEN,
+        b'_' => UNDERSCORE,
+        b'.' => DOT,
+        _ => OTHER,
+    }
+}
+
+/// The labels below the registered domain, and that domain: the last two labels, three below a country's kinds of registrants.
 fn split(name: &str) -> (&str, &str) {
     let dots: Vec<usize> = name.rmatch_indices('.').map(|(at, _)| at).take(3).collect();
-    let (Some(last), second) = (dots.first(), dots.get(1)) else { return ("", name) };
-    let Some(second) = second else { return ("", name) };
-    let short = last.saturating_sub(*second) <= 4;
-    let cut = if short { dots.get(2) } else { Some(second) };
+    let (Some(last), Some(second)) = (dots.first(), dots.get(1)) else { return ("", name) };
+    let country = name.get(last.saturating_add(1)..).is_some_and(|label| label.len() == 2);
+    let kind = name.get(second.saturating_add(1)..*last).is_some_and(|label| KINDS.contains(&label));
+    let cut = if country && kind { dots.get(2) } else { Some(second) };
     match cut.and_then(|at| name.split_at_checked(*at)) {
         Some((below, domain)) => (below, domain.trim_start_matches('.')),
         None => ("", name),
@@ -165,6 +194,11 @@ mod tests {
             "d111111abcdef8.cloudfront.net",
             "very-long-and-speaking-service-name.team.environment.region.example.com",
             "www.bbc.co.uk",
+            "internal-a1b2c3d4e5f67890a1b2c3d4e5f67890-9876543210.ap-southeast-2.elb.amazonaws.com",
+            "some-very-long-bucket-name-with-project-and-environment-2024.s3.eu-central-1.amazonaws.com",
+            "productionservicewithlongname-fnc7h3hve9bqcvbm.westeurope-01.azurewebsites.net",
+            "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.0.0.0.0.1.2.3.4.ip6.arpa",
+            "_acme-challenge.www.example.com",
         ] {
             assert_eq!(weigh(name), Ok(()), "{name}");
         }
@@ -174,8 +208,66 @@ mod tests {
         assert_eq!(weigh(&tunnel.replace("example.com", "example.co.uk")), Err(Excess::Weight));
     }
 
+    /// Fills names below a domain by a way of packing until one is refused; the bytes of data in the last that was not.
+    fn carried(below: &str, pack: impl Fn(&[u8]) -> String) -> usize {
+        // Bytes without a pattern: each is the last digit of the square's middle, over and over.
+        let data: Vec<u8> =
+            (1_u32..400).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
+        (1..data.len())
+            .take_while(|length| weigh(&format!("{}.{below}", pack(&data[..*length]))).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn no_way_of_packing_carries_more_than_51_bytes() {
+        let digits = |data: &[u8], base: u32, letters: &[u8]| -> String {
+            let wide: Vec<u32> = data.iter().map(|byte| u32::from(*byte)).collect();
+            let each = (1..=8).find(|each| base.pow(*each) >= 256).unwrap();
+            let digit = |byte: &u32, at: u32| char::from(letters[(byte / base.pow(at) % base) as usize]);
+            wide.iter().flat_map(|byte| (0..each).map(move |at| digit(byte, at))).collect()
+        };
+        let cut = |text: &str, length: usize| -> String {
+            let parts: Vec<&str> =
+                text.as_bytes().chunks(length).map(|part| std::str::from_utf8(part).unwrap()).collect();
+            parts.join(".")
+        };
+        for below in ["t.example.com", "abc.com", "t.abc.com", "example.co.uk", "x.co"] {
+            for (base, letters) in
+                [(2, "ab"), (3, "abc"), (4, "abcd"), (16, "0123456789abcdef"), (16, "abcdefghijklmnop")]
+            {
+                for length in [1, 2, 3, 7, 31, 63] {
+                    let bytes = carried(below, |data| cut(&digits(data, base, letters.as_bytes()), length));
+                    assert!(bytes <= 51, "{bytes} bytes below {below} in base {base}, labels of {length}");
+                }
+            }
+            // The lengths of labels carry the data, the letters nothing.
+            let bytes = carried(below, |data| {
+                let runs = data.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+                runs.map(|run| "a".repeat(usize::from(run) + 1)).collect::<Vec<_>>().join(".")
+            });
+            assert!(bytes <= 51, "{bytes} bytes below {below} in the lengths of labels");
+        }
+    }
+
+    #[test]
+    fn a_code_of_n_bits_tells_no_more_than_two_to_the_n_texts_apart() {
+        // Kraft's inequality, over every text of three signs.
+        let signs: Vec<char> = "abcdefghijklmnopqrstuvwxyz0123456789-_.".chars().collect();
+        let mut sum = 0.0;
+        for a in &signs {
+            for b in &signs {
+                for c in &signs {
+                    sum += (-bits(&format!("{a}{b}{c}"))).exp2();
+                }
+            }
+        }
+        assert!((0.8..=1.0).contains(&sum), "{sum}");
+    }
+
     #[test]
     fn the_registered_domain_is_two_labels_or_three() {
+        assert_eq!(split("data.abc.com"), ("data", "abc.com"));
+        assert_eq!(split("data.abc.de"), ("data", "abc.de"));
         assert_eq!(split("a.b.example.com"), ("a.b", "example.com"));
         assert_eq!(split("a.example.co.uk"), ("a", "example.co.uk"));
         assert_eq!(split("example.com"), ("", "example.com"));
