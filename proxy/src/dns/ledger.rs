@@ -2,7 +2,9 @@
 //!
 //! An allowed name is recorded before it is asked upstream; without a record it is not asked. Denials are recorded one by one
 //! up to a number, then counted: an agent that asks for ever new names must not fill the disk.
-//! INVARIANT: every question is in exactly one record's count, once its minute is over or the daemon ends in order.
+//! INVARIANT: everything an agent sent to a resolver and the daemon read is in exactly one record's count, once its minute is over or
+//! the daemon ends in order; what is no question has no name. Known limit: a datagram that is dropped unread, because too many are
+//! at work or its process is gone, is in the kernel's count alone.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};

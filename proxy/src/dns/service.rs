@@ -183,8 +183,14 @@ impl Names {
         let admitted = self.0.limits.admit(&agent.name, now);
         let question = match Question::read(bytes, transport) {
             Ok(question) => question,
-            Err(Malformed::Reply(reply)) => return admitted.is_ok().then_some(reply),
-            Err(Malformed::Silent) => return None,
+            Err(malformed) => {
+                let noted = Noted { agent: &agent.name, account: origin.account, name: "", policies: &[] };
+                self.0.ledger.denied(&noted, "no-question", now);
+                return match malformed {
+                    Malformed::Reply(reply) => admitted.is_ok().then_some(reply),
+                    Malformed::Silent => None,
+                };
+            }
         };
         let permitted = match &admitted {
             Ok(_seat) => self.permit(agent, origin, &question, now),
