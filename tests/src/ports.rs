@@ -1,7 +1,8 @@
 //! Free ports on loopback, for IPv4 and IPv6 at once.
 //!
 //! Chosen below the ephemeral range, so that no client of another test is given the same number, and from a
-//! random start, so that parallel tests rarely meet.
+//! random start, so that parallel tests rarely meet. Single ports and blocks come from ranges of their own: a daemon has one of each,
+//! and refuses a block that its own port is in.
 //! Limits: the port is free when found; a caller that loses the race fails to bind and says so.
 
 use std::hash::{BuildHasher, RandomState};
@@ -11,16 +12,16 @@ use anyhow::{Result, bail};
 
 /// Where the search may look; Linux gives ports from 32768 on to clients.
 const LOWEST: u16 = 12_000;
-const COUNT: u16 = 18_000;
+const COUNT: u16 = 15_000;
 /// Ports of the daemon's resolver.
 const BLOCK: u16 = 8;
+/// Where the blocks are.
+const LOWEST_BLOCK: u16 = LOWEST + COUNT;
+const BLOCKS: u16 = 600;
 
 /// A port that nobody listens on, neither on 127.0.0.1 nor on ::1.
 pub fn free() -> Result<u16> {
-    let start = u16::try_from(RandomState::new().hash_one(0) % u64::from(COUNT)).unwrap_or(0);
-    let mut offsets = (start..COUNT).chain(0..start);
-    let is_free = is_free::<TcpListener>;
-    match offsets.find_map(|offset| is_free(LOWEST + offset).then_some(LOWEST + offset)) {
+    match from_anywhere(COUNT).map(|offset| LOWEST + offset).find(|port| is_free::<TcpListener>(*port)) {
         Some(port) => Ok(port),
         None => bail!("no free port on loopback"),
     }
@@ -28,13 +29,17 @@ pub fn free() -> Result<u16> {
 
 /// The first of as many consecutive UDP ports as a resolver has, that nobody uses.
 pub fn free_block() -> Result<u16> {
-    let start = u16::try_from(RandomState::new().hash_one(0) % u64::from(COUNT)).unwrap_or(0);
-    let offsets = (start..COUNT).chain(0..start);
     let is_free = |first: &u16| (*first..first + BLOCK).all(is_free::<UdpSocket>);
-    match offsets.map(|offset| LOWEST + offset).find(is_free) {
-        Some(port) => Ok(port),
+    match from_anywhere(BLOCKS).map(|block| LOWEST_BLOCK + block * BLOCK).find(is_free) {
+        Some(first) => Ok(first),
         None => bail!("no free ports on loopback"),
     }
+}
+
+/// Every number below `count`, from a random one on.
+fn from_anywhere(count: u16) -> impl Iterator<Item = u16> {
+    let start = u16::try_from(RandomState::new().hash_one(0) % u64::from(count)).unwrap_or(0);
+    (start..count).chain(0..start)
 }
 
 /// What can be bound to a port.
@@ -62,11 +67,18 @@ fn is_free<B: Bound>(port: u16) -> bool {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
-    use super::{free, is_free};
+    use super::{BLOCK, BLOCKS, COUNT, LOWEST, LOWEST_BLOCK, free, free_block, is_free};
 
     #[test]
     fn a_taken_port_is_not_free() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free().unwrap())).unwrap();
         assert!(!is_free::<TcpListener>(taken.local_addr().unwrap().port()));
+    }
+
+    #[test]
+    fn a_port_is_never_in_a_block_nor_among_those_that_clients_are_given() {
+        assert!((LOWEST..LOWEST + COUNT).contains(&free().unwrap()));
+        assert!((LOWEST_BLOCK..=LOWEST_BLOCK + BLOCKS * BLOCK).contains(&free_block().unwrap()));
+        assert!(LOWEST + COUNT <= LOWEST_BLOCK && LOWEST_BLOCK + BLOCKS * BLOCK < 32_768);
     }
 }
