@@ -7,8 +7,11 @@
 #![expect(clippy::tests_outside_test_module, reason = "the whole file is a test program")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops where it fails")]
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
+use chaperone::intercept::Tree;
 use chaperone_tests::agent::{Agent, UID};
 use chaperone_tests::daemon::{Daemon, Plan};
 use chaperone_tests::postgres::{Options, Server, program_path};
@@ -35,6 +38,10 @@ when { context has name && context.name like "secret.*" };
 
 @id("everything-else")
 permit (principal == Unidentified::"worker", action, resource);
+"#;
+
+const EVERY_NAME: &str = r#"
+@id("all") permit (principal in Unidentified::"worker", action, resource == Resource::"dns");
 "#;
 
 /// What every script may use: hand-made questions and answers in words.
@@ -200,9 +207,10 @@ fn only_addresses_are_told_and_hints_for_encrypted_connections_are_not() {
     let printed = stage.says(
         "for kind in ('TXT', 'MX', 'NS', 'ANY', 'PTR'): print(udp('www.example', kind))\n\
          print(udp('1.2.0.192.in-addr.arpa', 'PTR')); print(udp('www.example', 'HTTPS')); print(udp('www.other', 'HTTPS'))\n\
-         print(udp('localhost'))",
+         print(udp('localhost')); print(sum('127.0.0.1' in udp('n%d.x.localhost' % n) for n in range(70)))",
     );
-    assert_eq!(printed, format!("{}\nNOERROR\nNXDOMAIN\nNOERROR 127.0.0.1", ["REFUSED"; 6].join("\n")));
+    // Names below `localhost` are known without asking; there are no more new ones a minute than of others.
+    assert_eq!(printed, format!("{}\nNOERROR\nNXDOMAIN\nNOERROR 127.0.0.1\n60", ["REFUSED"; 6].join("\n")));
     assert!(stage.upstream.asked().is_empty());
 }
 
@@ -211,10 +219,7 @@ fn known_encrypted_resolvers_are_not_told_even_where_a_policy_permits_them() {
     let upstream = Upstream::start(Liar::Honest).unwrap();
     let mut plan = Plan::default()
         .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-        .policy(
-            "test.cedar",
-            "@id(\"all\") permit (principal in Unidentified::\"worker\", action, resource == Resource::\"dns\");",
-        )
+        .policy("test.cedar", EVERY_NAME)
         .policy("columns.toml", "");
     plan.names = format!("upstreams = [\"{}\"]\n", upstream.address());
     let stage = Stage { daemon: Daemon::start(&plan).unwrap(), upstream };
@@ -305,6 +310,61 @@ fn names_that_carry_data_and_ever_new_names_are_refused_and_a_flood_does_not_fil
 }
 
 #[test]
+fn a_name_that_carries_data_is_refused_however_it_is_packed() {
+    let stage = Stage::open(Liar::Honest);
+    let printed = stage.says(
+        "A = 'abcdefghijklmnopqrstuvwxyz0123456789' * 4\n\
+         three = [a + b + c for a, b, c in zip(A, A[7:], A[19:])][:59]\n\
+         print(udp('.'.join(three) + '.attacker.example'), udp('.'.join(A[:118]) + '.attacker.example'))\n\
+         # Just too much below the domain, just not, and too much in the domain and below.\n\
+         print(udp('.'.join([A[:36], A[:36], A[:12], 't.example'])), udp('.'.join([A[:36], A[:36], A[:8], 't.example'])))\n\
+         print(udp('.'.join([A[:40], A[:63], 'example'])))",
+    );
+    assert_eq!(printed, "NXDOMAIN NXDOMAIN\nNXDOMAIN NOERROR 198.51.100.7\nNXDOMAIN");
+    assert_eq!(stage.upstream.asked().len(), 1, "{:?}", stage.upstream.asked());
+    assert!(stage.records("name_denied").iter().all(|one| field(one, "reason") == "name-carries-data"));
+}
+
+#[test]
+fn what_may_be_a_public_suffix_or_somebodys_domain_has_so_many_new_names_a_minute() {
+    let upstream = Upstream::start(Liar::Honest).unwrap();
+    let mut plan = Plan::default()
+        .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
+        .policy("test.cedar", EVERY_NAME)
+        .policy("columns.toml", "");
+    plan.names = format!("upstreams = [\"{}\"]\n", upstream.address());
+    let stage = Stage { daemon: Daemon::start(&plan).unwrap(), upstream };
+    // Each is a domain of its own, if `me.de` is a suffix. Slow enough for the limit on questions.
+    let said = stage.says(
+        "told = 0\n\
+         for n in range(250): told += udp('n%d.me.de' % n).startswith('NOERROR'); time.sleep(0.01)\n\
+         print(told, {udp('n250.me.de'), udp('n0.me.de')} == {'REFUSED', 'NOERROR 198.51.100.7'})",
+    );
+    assert_eq!(said, "240 True");
+    assert_eq!(stage.upstream.asked().len(), 240);
+}
+
+#[test]
+fn questions_of_a_process_that_is_no_known_agent_are_dropped_and_counted() {
+    let mut stage = Stage::open(Liar::Honest);
+    let stranger = Tree::find().unwrap().create(&Path::new(stage.daemon.parent()).join("stranger")).unwrap();
+    let script = format!("{CLIENT}\nprint(*[udp('www.example', wait=0.5) for n in range(5)])");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!(
+        "echo $$ > '{}/cgroup.procs' && exec /usr/bin/python3 -c \"$0\"",
+        stranger.path().display()
+    ));
+    let said = process::run(command.arg(script).current_dir("/"), LIMIT).unwrap().success().unwrap();
+    assert_eq!(said.trim(), ["silence"; 5].join(" "));
+    assert!(stage.upstream.asked().is_empty());
+    stage.daemon.stop(Signal::SIGTERM).unwrap();
+    let dropped = stage.records("questions_dropped");
+    assert_eq!(dropped.len(), 1, "{dropped:?}");
+    assert_eq!((field(&dropped[0], "reason"), &dropped[0]["count"]), ("unknown-process", &Value::from(5)));
+    assert!(dropped[0]["account"].as_u64().is_some_and(|account| account > 0));
+}
+
+#[test]
 fn what_is_no_question_is_not_answered_and_does_no_harm() {
     let mut stage = Stage::open(Liar::Honest);
     let printed = stage.says(
@@ -329,8 +389,7 @@ fn what_is_no_question_is_not_answered_and_does_no_harm() {
     // Each of the 103 datagrams is in the record's counts, though no name was in it, and what came over TCP with them.
     stage.daemon.stop(Signal::SIGTERM).unwrap();
     let denied: Vec<Value> = stage.records("name_denied");
-    let nameless =
-        |one: &&Value| one["name"] == "" && matches!(one["reason"].as_str(), Some("no-question" | "more"));
+    let nameless = |one: &&Value| one["name"] == "" && field(one, "reason") == "no-question";
     let counted: u64 = denied.iter().filter(nameless).filter_map(|one| one["count"].as_u64()).sum();
     assert!((100..=106).contains(&counted), "{counted}: {denied:?}");
 }

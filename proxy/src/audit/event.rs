@@ -152,13 +152,22 @@ pub enum Event<'a> {
         agent: Cow<'a, AgentName>,
         /// Id of the cgroup right below the agents' parent.
         account: u64,
-        /// The name; empty for the sum of those that were not recorded one by one.
+        /// The name; empty for what is no question, and for the sum of those with this reason that were not recorded one by one.
         name: Cow<'a, str>,
         /// Why.
         reason: Cow<'a, str>,
         /// Policies that forbid it; empty if none permits it.
         policies: Cow<'a, [String]>,
         /// How many times.
+        count: u64,
+    },
+    /// Datagrams to resolvers that were dropped before their question was read; at most once a minute with the sum.
+    QuestionsDropped {
+        /// Id of the cgroup right below the agents' parent, under which the kernel counted them.
+        account: u64,
+        /// Why: `too-many-at-work` or `unknown-process`.
+        reason: Cow<'a, str>,
+        /// How many.
         count: u64,
     },
     /// A connection to a resolver ended; it became no session.

@@ -112,7 +112,8 @@ async fn serve(names: &Names, port: Arc<NamePort>, seats: &Arc<Semaphore>, shutd
             }
         };
         let Ok(seat) = Arc::clone(seats).try_acquire_owned() else {
-            tracing::warn!(%peer, "a question is dropped: too many are at work");
+            tracing::debug!(%peer, "a question is dropped: too many are at work");
+            names.dropped(&origin_of(&origin), "too-many-at-work");
             continue;
         };
         let (names, port) = (names.clone(), Arc::clone(&port));

@@ -7,7 +7,7 @@
 //! an agent needs, and answers that point into the host's own network without a registered resource there.
 //! INVARIANT: no question goes upstream that was not allowed and recorded first.
 //! Known limits: no DNSSEC validation, no TXT, MX or SRV; the registered domain of a name is taken to be its last two labels,
-//! three below short second levels.
+//! three below a country's kinds of registrants (`co.uk`).
 
 mod answer;
 mod cache;

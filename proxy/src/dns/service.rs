@@ -129,10 +129,16 @@ impl Names {
         match self.agent(origin).await {
             Ok(agent) => self.answer(&agent, origin, (bytes, Transport::Datagram)).await,
             Err(error) => {
-                tracing::warn!(pid = origin.pid, %error, "a question of an unknown process is not answered");
+                tracing::debug!(pid = origin.pid, %error, "a question of an unknown process is not answered");
+                self.dropped(origin, "unknown-process");
                 None
             }
         }
+    }
+
+    /// Counts a datagram that is dropped unread; the record gets the sum.
+    pub fn dropped(&self, origin: &ProcessOrigin, reason: &'static str) {
+        self.0.ledger.dropped(origin.account, reason, self.0.parts.clock.instant());
     }
 
     /// Whether the agent in this cgroup was told this address for a name.
@@ -237,6 +243,10 @@ impl Names {
             })
         };
         if let Some(addresses) = self.own(name) {
+            if name.ends_with(".localhost") {
+                // Every such name is known, and each new one is a record.
+                self.0.limits.count(&agent.name, name, now)?;
+            }
             record(&noted, None)?;
             return Ok(Permitted::Known(addresses));
         }
