@@ -359,7 +359,7 @@ fn a_container_lives_through_a_restart_of_the_daemon_and_cannot_take_its_port_me
          \x20   while not os.path.exists('{file}' + name): time.sleep(0.01)\n\
          def take():\n\
          \x20   s = socket.socket(); s.setsockopt(1, 2, 1); s.setsockopt(1, 15, 1); s.bind(('127.0.0.1', {port}))\n\
-         print('while up', attempt(take)); wait('1')\n\
+         print('while up', attempt(take)); open('{file}0', 'w').close(); wait('1')\n\
          print('while down', attempt(take), attempt(lambda: socket.socket().connect(FAR)))\n\
          if os.fork() == 0:\n\
          \x20   unshare(); raise_loopback(); print('in a new one', attempt(take), flush=True); os._exit(0)\n\
@@ -368,10 +368,12 @@ fn a_container_lives_through_a_restart_of_the_daemon_and_cannot_take_its_port_me
     );
     let agent = Running::start(&mut stage.python("one", &script)).unwrap();
     stage.records("namespace_opened", 1);
+    // The namespace is open a moment before the agent is through to the far side.
+    let there = |name: &str| flag.path().join(name).exists();
+    wait::until("the agent to be through", LIMIT, || Ok(there("go0").then_some(()))).unwrap();
     stage.shop.daemon.stop(Signal::SIGKILL).unwrap();
     flag.write("go1", "", 0o644).unwrap();
-    wait::until("the agent to have tried", LIMIT, || Ok(flag.path().join("go2").exists().then_some(())))
-        .unwrap();
+    wait::until("the agent to have tried", LIMIT, || Ok(there("go2").then_some(()))).unwrap();
     stage.shop.daemon.launch().unwrap();
     flag.write("go3", "", 0o644).unwrap();
     let said = agent.finish(LIMIT).unwrap().success().unwrap();
