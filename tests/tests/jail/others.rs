@@ -80,12 +80,12 @@ fn processes_outside_keep_their_limits_and_priorities() {
         let script = format!(
             "import resource\npid = {}\n\
              say(lambda: resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0)))\n\
-             say(lambda: os.setpriority(os.PRIO_PROCESS, pid, 1))\n\
-             say(lambda: os.setpriority(os.PRIO_PGRP, pid, 1))\n\
-             say(lambda: os.setpriority(os.PRIO_USER, 64777, 1))\n\
+             say(lambda: os.setpriority(os.PRIO_PROCESS, pid, 19))\n\
+             say(lambda: os.setpriority(os.PRIO_PGRP, pid, 19))\n\
+             say(lambda: os.setpriority(os.PRIO_USER, 64777, 19))\n\
              say(lambda: os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0)))\n\
              say(lambda: os.sched_setparam(pid, os.sched_param(0)))\n\
-             say(lambda: call(314, pid, struct.pack('IIQiIQQQ', 48, 3, 0, 1, 0, 0, 0, 0), 0))\n\
+             say(lambda: call(314, pid, struct.pack('IIQiIQQQ', 48, 3, 0, 19, 0, 0, 0, 0), 0))\n\
              say(lambda: call(251, 1, pid, 3 << 13))\n\
              say(lambda: call(279, pid, 0, 0, 0, 0, 0))",
             outsider.process.pid()
