@@ -39,7 +39,7 @@ pub const UNIX_DENIED_TO_ROOT: u32 = 16;
 
 /// Counts of one account; the key is the cgroup's id.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
     /// Connections sent to the proxy.
     pub redirected: u64,
@@ -58,6 +58,20 @@ pub struct Account {
     /// Connections on their way to the proxy now: entries of this account in the table of flows. Below zero, which is as good as
     /// zero, only where an account was forgotten while some were under way.
     pub filed: i64,
+}
+
+impl Account {
+    /// That of an account that did nothing yet.
+    pub const NONE: Self = Self {
+        redirected: 0,
+        delivered: 0,
+        unanswered: 0,
+        denied: 0,
+        dropped: 0,
+        local: 0,
+        datagrams: 0,
+        filed: 0,
+    };
 }
 
 const _: () = assert!(size_of::<Parent>() == 24);

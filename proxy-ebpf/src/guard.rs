@@ -1,9 +1,9 @@
 //! Refusals: what an agent's socket may be, may be set to, and may put on the wire.
 //!
 //! The packet guard is the boundary: whatever the other programs overlook (routing headers, socket options in
-//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain, over IPv6 comes from loopback too, and is one of three: TCP
-//! of a socket with a stamp to the stamped proxy port on 127.0.0.1 or ::1; UDP of a socket that asks the resolver to the resolver's
-//! ports (`names`); or TCP that `listeners` says goes to a socket of the same account.
+//! control messages, sockets made elsewhere), a packet passes only if it stays on loopback, is plain, over IPv6 comes from loopback
+//! too, and is one of three: TCP of a socket with a stamp to the stamped proxy port on 127.0.0.1 or ::1; UDP of a socket that asks
+//! the resolver to the resolver's ports (`names`); or TCP that `listeners` says goes to a socket of the same account.
 //! INVARIANT: unknown means denied. Known limits: IPv4 options are refused altogether, so labelled networking
 //! (CIPSO) on loopback does not work; servers inside an agent get no packet out to anybody else.
 
@@ -118,7 +118,7 @@ fn stamped(ctx: &Packet, stamp: &Stamp) -> i32 {
 /// Whether an IPv6 header has `::1` at this place. The source matters as much as the destination: the kernel lets a socket send
 /// from any IPv6 address, and the answer would go out to it. Over IPv4 a route from a foreign address is refused by the kernel.
 #[inline(always)]
-pub fn is_loopback6(head: &[u8; HEAD6], at: usize) -> bool {
+pub fn is_loopback6<const N: usize>(head: &[u8; N], at: usize) -> bool {
     head[at..at + 15].iter().all(|byte| *byte == 0) && head[at + 15] == 1
 }
 

@@ -9,6 +9,7 @@ use proxy_common::scope::EVERYWHERE;
 
 use crate::context::Packet;
 use crate::denial::{self, ALLOW};
+use crate::guard::is_loopback6;
 use crate::names;
 
 const LOOPBACK_DEVICE: u32 = 1;
@@ -60,9 +61,8 @@ fn sender(ctx: &Packet) -> Option<Sender> {
         }
         6 => {
             let head = ctx.bytes::<HEAD6>()?;
-            let own = head[8..23].iter().all(|byte| *byte == 0) && head[23] == 1;
             let port = u32::from(u16::from_be_bytes([head[40], head[41]]));
-            Some(Sender { protocol: head[6], own, port })
+            Some(Sender { protocol: head[6], own: is_loopback6(&head, 8), port })
         }
         _ => None,
     }

@@ -315,18 +315,10 @@ pub fn counts(account: u64) -> Option<Counts> {
         return Some(Counts(entry));
     }
     cold_path();
-    let fresh = Account {
-        redirected: 0,
-        delivered: 0,
-        unanswered: 0,
-        denied: 0,
-        dropped: 0,
-        local: 0,
-        datagrams: 0,
-        filed: 0,
-    };
+    // On the stack: a constant's own place would be a table of its own in the object.
+    let none = Account::NONE;
     // Another processor may have made it meanwhile: that one counts, so an existing entry is not replaced.
-    if ACCOUNTS.insert(&account, &fresh, BPF_NOEXIST).is_err() {}
+    if ACCOUNTS.insert(&account, &none, BPF_NOEXIST).is_err() {}
     ACCOUNTS.get_ptr_mut(&account).map(Counts)
 }
 

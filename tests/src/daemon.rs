@@ -129,6 +129,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Starts a guard process of the same configuration and waits until a daemon could follow it.
+    pub fn start_guard(&self) -> Result<Process> {
+        let log = self.dir.path().join("guard.log");
+        let mut process = Process::start("the guard", &mut self.command(&["guard"]), &log, Signal::SIGTERM)?;
+        let socket = self.dir.path().join("run-guard/guard.sock");
+        process.wait_ready(START_LIMIT, || Ok(UnixStream::connect(&socket).is_ok().then_some(())))?;
+        Ok(process)
+    }
+
     /// Stops it with a signal and waits for its end.
     pub fn stop(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
         let mut process = self.process.take().context("the daemon is not running")?;

@@ -1,7 +1,8 @@
 //! Child processes that cannot outlive a test, and commands with a time limit.
 //!
 //! A [`Process`] is the leader of its own group; dropping it kills the group and reaps it. Output goes to a file,
-//! so that a failure can show it. A [`Finished`] command has a status and both outputs as text.
+//! so that a failure can show it. A [`Running`] command is killed with its group too, should the test fail before its end. A
+//! [`Finished`] command has a status and both outputs as text.
 //! INVARIANT: nothing here waits without a limit.
 
 use std::fs::File;
@@ -152,12 +153,13 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     Running::start(command)?.finish(limit)
 }
 
-/// A command that runs while the test does something else, with its outputs collected.
+/// A command that runs while the test does something else, with its outputs collected. Dropped before its end, it is asked to end
+/// and then killed, with its group.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    stdout: Reader,
-    stderr: Reader,
+    // Nothing once it has been finished.
+    outputs: Option<[Reader; 2]>,
 }
 
 type Reader = std::thread::JoinHandle<std::io::Result<Vec<u8>>>;
@@ -174,7 +176,7 @@ impl Running {
             .with_context(|| format!("cannot start `{}`", command.get_program().to_string_lossy()))?;
         let stdout = child.stdout.take().context("no standard output")?;
         let stderr = child.stderr.take().context("no standard error")?;
-        Ok(Self { child, stdout: collect(stdout), stderr: collect(stderr) })
+        Ok(Self { child, outputs: Some([collect(stdout), collect(stderr)]) })
     }
 
     /// True while it has not ended.
@@ -197,9 +199,27 @@ impl Running {
             self.signal(Signal::SIGKILL)?;
             self.child.wait().context("cannot reap a command")?;
         }
-        let (stdout, stderr) = (text(self.stdout)?, text(self.stderr)?);
+        let [stdout, stderr] = self.outputs.take().context("a command has one end")?;
+        let (stdout, stderr) = (text(stdout)?, text(stderr)?);
         let status = ended.with_context(|| format!("stdout:\n{stdout}\nstderr:\n{stderr}"))?;
         Ok(Finished { status, stdout, stderr })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A launcher ends its agent when it is asked to; killed, it could not.
+        let asked = matches!(self.is_alive(), Ok(true)) && self.signal(Signal::SIGTERM).is_ok();
+        if !asked
+            || wait::until("a command to end", REAP_LIMIT, || Ok((!self.is_alive()?).then_some(()))).is_ok()
+        {
+            return;
+        }
+        if self.signal(Signal::SIGKILL).is_ok()
+            && let Err(error) = self.child.wait()
+        {
+            eprintln!("cannot reap a command: {error}");
+        }
     }
 }
 
@@ -228,10 +248,12 @@ mod tests {
     use std::process::Command;
     use std::time::Duration;
 
-    use nix::sys::signal::{Signal, kill};
+    use nix::sys::signal::{Signal, kill, killpg};
+    use nix::unistd::Pid;
 
-    use super::{Process, run};
+    use super::{Process, REAP_LIMIT, Running, run};
     use crate::temp::Dir;
+    use crate::wait;
 
     #[test]
     fn a_dropped_process_is_gone() {
@@ -242,6 +264,16 @@ mod tests {
         let pid = process.pid();
         drop(process);
         assert!(kill(pid, None).is_err());
+    }
+
+    #[test]
+    fn a_dropped_command_is_gone_with_its_children() {
+        let running = Running::start(Command::new("sh").args(["-c", "sleep 600 & sleep 600"])).unwrap();
+        let group = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
+        drop(running);
+        // Whoever inherits the child reaps it in its own time.
+        wait::until("the end of a group", REAP_LIMIT, || Ok(killpg(group, None).is_err().then_some(())))
+            .unwrap();
     }
 
     #[test]

@@ -14,7 +14,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -26,7 +25,6 @@ use chaperone_tests::agent::Agent;
 use chaperone_tests::daemon::{Daemon, Plan};
 use chaperone_tests::process::{Process, Running};
 use chaperone_tests::wait;
-use nix::sys::signal::Signal;
 
 #[path = "namespaces/far.rs"]
 mod far;
@@ -45,7 +43,7 @@ address = (sys.argv[2], int(sys.argv[3]))
 def told(name, call):
     try: what = call()
     except OSError as problem: what = errno.errorcode.get(problem.errno, problem)
-    print(name, what, int(time.time() * 1000), flush=True)
+    os.write(1, f'{name} {what} {int(time.time() * 1000)}\n'.encode())  # In one piece: threads print at once.
 def connected():
     for _ in range(2000):
         try:
@@ -102,7 +100,7 @@ impl Stage {
             .policy("test.cedar", POLICY)
             .policy("columns.toml", "");
         let mut daemon = Daemon::prepare(&plan).unwrap();
-        let guard = has_guard.then(|| start_guard(&daemon));
+        let guard = has_guard.then(|| daemon.start_guard().unwrap());
         daemon.launch().unwrap();
         let folder = daemon.dir().folder("ready").unwrap();
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
@@ -143,15 +141,6 @@ impl Stage {
         });
         ready.unwrap();
     }
-}
-
-fn start_guard(daemon: &Daemon) -> Process {
-    let log = daemon.dir().path().join("guard.log");
-    let mut process =
-        Process::start("the guard", &mut daemon.command(&["guard"]), &log, Signal::SIGTERM).unwrap();
-    let socket = daemon.dir().path().join("run-guard/guard.sock");
-    process.wait_ready(LIMIT, || Ok(UnixStream::connect(&socket).is_ok().then_some(()))).unwrap();
-    process
 }
 
 fn echo(listener: &TcpListener) {

@@ -49,7 +49,10 @@ def name(problem): return errno.errorcode.get(problem.errno, str(problem)) if is
 def say(address, port, word=b"hello"):
     try:
         s = socket.create_connection((address, int(port)), timeout=60)
-        s.sendall(word); s.shutdown(socket.SHUT_WR)
+        s.sendall(word)
+        try: s.shutdown(socket.SHUT_WR)
+        except OSError as problem:
+            if problem.errno != errno.ENOTCONN: raise  # The reset came before it; reading says so.
         got = b""
         while part := s.recv(65536): got += part
         return got.decode() or "nothing"

@@ -97,11 +97,15 @@ impl Stage {
     }
 
     fn with(liar: Liar, names: &str, tables: &str) -> Self {
+        Self::under(POLICY, liar, names, tables)
+    }
+
+    fn under(policy: &str, liar: Liar, names: &str, tables: &str) -> Self {
         let upstream = Upstream::start(liar).unwrap();
         let mut plan = Plan::default()
             .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
             .with(tables)
-            .policy("test.cedar", POLICY)
+            .policy("test.cedar", policy)
             .policy("columns.toml", "");
         plan.names = format!("upstreams = [\"{}\"]\n{names}", upstream.address());
         Self { daemon: Daemon::start(&plan).unwrap(), upstream }
@@ -216,13 +220,7 @@ fn only_addresses_are_told_and_hints_for_encrypted_connections_are_not() {
 
 #[test]
 fn known_encrypted_resolvers_are_not_told_even_where_a_policy_permits_them() {
-    let upstream = Upstream::start(Liar::Honest).unwrap();
-    let mut plan = Plan::default()
-        .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-        .policy("test.cedar", EVERY_NAME)
-        .policy("columns.toml", "");
-    plan.names = format!("upstreams = [\"{}\"]\n", upstream.address());
-    let stage = Stage { daemon: Daemon::start(&plan).unwrap(), upstream };
+    let stage = Stage::under(EVERY_NAME, Liar::Honest, "", "");
     let printed = stage.says(
         "print(udp('dns.google')); print(udp('x.dns.nextdns.io')); print(udp('www.google.com'))\n\
          for port in (853, 443):\n\
@@ -327,13 +325,7 @@ fn a_name_that_carries_data_is_refused_however_it_is_packed() {
 
 #[test]
 fn what_may_be_a_public_suffix_or_somebodys_domain_has_so_many_new_names_a_minute() {
-    let upstream = Upstream::start(Liar::Honest).unwrap();
-    let mut plan = Plan::default()
-        .with(&format!("[[agent]]\nname = \"{AGENT}\"\n"))
-        .policy("test.cedar", EVERY_NAME)
-        .policy("columns.toml", "");
-    plan.names = format!("upstreams = [\"{}\"]\n", upstream.address());
-    let stage = Stage { daemon: Daemon::start(&plan).unwrap(), upstream };
+    let stage = Stage::under(EVERY_NAME, Liar::Honest, "", "");
     // Each is a domain of its own, if `me.de` is a suffix. Slow enough for the limit on questions.
     let said = stage.says(
         "told = 0\n\

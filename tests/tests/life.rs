@@ -12,7 +12,6 @@
 )]
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -62,7 +61,7 @@ impl Stage {
         let mut plan = Plan::default().with(&format!("[[agent]]\nname = \"{AGENT}\"\n"));
         plan.prefix = field.prefix();
         let mut daemon = Daemon::prepare(&plan).unwrap();
-        let guard = has_guard.then(|| start_guard(&daemon));
+        let guard = has_guard.then(|| daemon.start_guard().unwrap());
         daemon.launch().unwrap();
         let control = Some(field.control().unwrap());
         let (words, counts) = field.sender(TAGGED, 5).unwrap();
@@ -140,16 +139,6 @@ impl Drop for Stage {
         self.control = None;
         self.guard = None;
     }
-}
-
-/// Starts the guard process and waits until a daemon could follow it.
-fn start_guard(daemon: &Daemon) -> Process {
-    let log = daemon.dir().path().join("guard.log");
-    let mut process =
-        Process::start("the guard", &mut daemon.command(&["guard"]), &log, Signal::SIGTERM).unwrap();
-    let socket = daemon.dir().path().join("run-guard/guard.sock");
-    process.wait_ready(LIMIT, || Ok(UnixStream::connect(&socket).is_ok().then_some(()))).unwrap();
-    process
 }
 
 /// A copy of the program whose kernel object is another one: one letter of its licence.
@@ -369,7 +358,7 @@ fn a_guard_process_that_is_killed_leaves_no_gap_and_the_record_says_so_in_time()
         // The programs are attached, so the agents may go on.
         assert_eq!(found["frozen"], false);
         stage.lasts();
-        stage.guard = Some(start_guard(&stage.daemon));
+        stage.guard = Some(stage.daemon.start_guard().unwrap());
         stage.event("guard_mended", many);
         assert!(stage.effective());
         println!("guard killed: alarm after {took:?}");
@@ -548,7 +537,7 @@ fn a_guard_process_that_dies_while_its_pins_are_unmounted_leaves_agents_that_sta
     stage.guard.take().unwrap().stop(Signal::SIGKILL, LIMIT).unwrap();
     stage.nothing_out();
     hand::mount_bpf(&stage.bpf()).unwrap();
-    stage.guard = Some(start_guard(&stage.daemon));
+    stage.guard = Some(stage.daemon.start_guard().unwrap());
     // The tables are new ones, so the daemon ends, and is started again.
     wait::until("the daemon's end", LIMIT, || {
         let said = stage.daemon.log()?;

@@ -56,6 +56,21 @@ impl Folder {
         Log::open(&self.settings(), &Clock::fixed(UnixMillis(1_000)), &Shutdown::default())
     }
 
+    /// A log with many files and checkpoints, and the thread that is writing so many records into it.
+    fn growing(&self, records: u64) -> (Log, std::thread::JoinHandle<()>) {
+        let mut settings = self.settings();
+        settings.checkpoint_every = Duration::from_millis(1);
+        let options = Options { segment_bytes_max: 20_000, ..Options::default() };
+        let log = Log::open_with(&settings, &Clock::system(), &Shutdown::default(), options).unwrap();
+        let appender = log.appender();
+        let writing = std::thread::spawn(move || {
+            for number in 0..records {
+                appender.append(&loaded(number)).unwrap();
+            }
+        });
+        (log, writing)
+    }
+
     fn open_with(&self, options: Options) -> Result<Log, AuditError> {
         Log::open_with(&self.settings(), &Clock::fixed(UnixMillis(1_000)), &Shutdown::default(), options)
     }

@@ -306,8 +306,7 @@ async fn take_the_rest(mut arrivals: Arrivals, sessions: &Sessions, guard: &Guar
         reset_on_close(&stream);
         let (destination, account) = (origin.destination, origin.account);
         let reason = "the daemon is stopping".to_owned();
-        sessions.gate.turned_away(&Turned { destination, account, known: None, reason });
-        arrived.is_recorded();
+        arrived.turned_away(&Turned { destination, account, known: None, reason });
         if draining.is_err() {
             break;
         }

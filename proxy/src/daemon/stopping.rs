@@ -1,8 +1,8 @@
 //! Quarantine: one agent stopped in the kernel, in its sessions, and if asked for in its processes.
 //!
 //! Order: the list on disk, the kernel, open sessions, processes, sockets: what still waits on one is told that it was aborted.
-//! INVARIANT: the kernel's table names, at the latest a second
-//! after a cgroup is made, every cgroup of every agent on the list, and no other.
+//! INVARIANT: the kernel's table names, at the latest a second after a cgroup is made, every cgroup of every agent on the list, and
+//! no other.
 //! Known limit: a cgroup that is younger than that is stopped by the daemon alone, which turns its connections away.
 
 use std::collections::BTreeSet;

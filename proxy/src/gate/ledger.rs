@@ -30,6 +30,12 @@ pub struct Arrived {
 }
 
 impl Arrived {
+    /// Records that it became no session.
+    pub fn turned_away(self, turned: &Turned) {
+        self.gate.turned_away(turned);
+        self.is_recorded();
+    }
+
     /// Its record is written.
     pub fn is_recorded(mut self) {
         self.recorded = true;
@@ -146,7 +152,7 @@ impl Drop for Closing {
 
 impl Gate {
     /// Records a connection that became no session.
-    pub fn turned_away(&self, turned: &Turned) {
+    fn turned_away(&self, turned: &Turned) {
         Counts::add(&self.counts().turned_away);
         note(
             self.appender(),

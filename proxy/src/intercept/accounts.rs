@@ -12,7 +12,7 @@ use super::error::InterceptError;
 use super::maps::{ACCOUNTS, PARENT, QUARANTINED, Tables};
 
 /// The kernel's counts for one account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AccountCounts {
     /// The cgroup right below the agents' parent.
     pub cgroup_id: u64,

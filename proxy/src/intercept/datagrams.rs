@@ -111,13 +111,13 @@ impl NamePort {
                         let flows = flows.clone();
                         all.push(Self { socket, netns_cookie, host_netns: netns_cookie, first, flows });
                     }
-                    // Where there is no IPv6 no agent can ask over it either.
                     Err(problem) if problem.raw_os_error() == Some(libc::ENOPROTOOPT) => {
                         tracing::warn!(
                             "questions over UDP are not answered: this kernel does not tell marks (5.19 does)"
                         );
                         return Ok(Vec::new());
                     }
+                    // Where there is no IPv6 no agent can ask over it either.
                     Err(problem) if ip.is_ipv6() && lacks_ipv6(&problem) => {}
                     Err(source) => return Err(DatagramError::Listen { address, source }),
                 }

@@ -2,8 +2,8 @@
 //!
 //! It is held by a handle that the kernel took from its socket, so that its number cannot come to mean another process unseen.
 //! Refused are other accounts' processes, processes with several threads, and every open socket that is no unix socket: it was made
-//! outside, where nothing guards it; each is asked for by itself. Limits: a launcher that wants to smuggle a socket in can still be handed one afterwards;
-//! the sentinel refuses to connect that one.
+//! outside, where nothing guards it; each is asked for by itself. Limits: a launcher that wants to smuggle a socket in can still be
+//! handed one afterwards; the sentinel refuses to connect that one.
 
 use std::fs;
 use std::io;

@@ -78,11 +78,9 @@ impl Sessions {
         let slot = match self.slots.take(origin.account) {
             Ok(slot) => slot,
             Err(full) => {
-                reset_on_close(&stream);
-                tracing::info!(pid = origin.pid, %destination, reason = %full, "connection refused");
                 let (account, reason) = (origin.account, full.to_string());
-                self.gate.turned_away(&Turned { destination, account, known: None, reason });
-                return arrived.is_recorded();
+                let turned = Turned { destination, account, known: None, reason };
+                return refuse(&stream, origin.pid, &turned, arrived);
             }
         };
         let session = move |stream| {
@@ -104,18 +102,12 @@ impl Sessions {
                 reset_on_close(&stream);
                 tracing::warn!(pid = origin.pid, %destination, %error, "connection refused: unknown process");
                 let (account, reason) = (origin.account, error.to_string());
-                self.gate.turned_away(&Turned { destination, account, known: None, reason });
-                return arrived.is_recorded();
+                return arrived.turned_away(&Turned { destination, account, known: None, reason });
             }
         };
         match self.session(identified, destination) {
             Ok((session, protocol)) => self.speak(session, protocol, (stream, arrived)).await,
-            Err(turned) => {
-                reset_on_close(&stream);
-                tracing::info!(pid = origin.pid, %destination, reason = %turned.reason, "connection refused");
-                self.gate.turned_away(&turned);
-                arrived.is_recorded();
-            }
+            Err(turned) => refuse(&stream, origin.pid, &turned, arrived),
         }
     }
 
@@ -189,4 +181,11 @@ impl Sessions {
         closing.close(why, (bytes_in, bytes_out));
         drop(seat);
     }
+}
+
+/// Resets a connection that becomes no session, and says so.
+fn refuse(stream: &TcpStream, pid: u32, turned: &Turned, arrived: Arrived) {
+    reset_on_close(stream);
+    tracing::info!(pid, destination = %turned.destination, reason = %turned.reason, "connection refused");
+    arrived.turned_away(turned);
 }

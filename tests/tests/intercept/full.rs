@@ -81,17 +81,7 @@ impl World {
         let id = tree.create(&self.settings.parent.join(account)).unwrap().id();
         let run = tree.create(&self.settings.parent.join(account).join("1")).unwrap();
         let counts = self.guard().accounts().unwrap().counts().unwrap();
-        let none = AccountCounts {
-            cgroup_id: id,
-            redirected: 0,
-            delivered: 0,
-            unanswered: 0,
-            denied: 0,
-            dropped: 0,
-            local: 0,
-            datagrams: 0,
-            under_way: 0,
-        };
+        let none = AccountCounts { cgroup_id: id, ..AccountCounts::default() };
         (run, counts.into_iter().find(|one| one.cgroup_id == id).unwrap_or(none))
     }
 

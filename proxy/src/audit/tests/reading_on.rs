@@ -58,16 +58,7 @@ async fn only_what_was_appended_is_read_again_and_the_report_is_that_of_one_read
 #[tokio::test]
 async fn a_log_that_grows_over_many_files_and_checkpoints_is_told_whole_and_once() {
     let folder = Folder::new();
-    let mut settings = folder.settings();
-    settings.checkpoint_every = Duration::from_millis(1);
-    let options = Options { segment_bytes_max: 20_000, ..Options::default() };
-    let log = Log::open_with(&settings, &Clock::system(), &Shutdown::default(), options).unwrap();
-    let appender = log.appender();
-    let writing = std::thread::spawn(move || {
-        for number in 0..10_000 {
-            appender.append(&loaded(number)).unwrap();
-        }
-    });
+    let (log, writing) = folder.growing(10_000);
     let mut verifier = Verifier::open(&folder.log(), &Trust::default()).unwrap();
     let (mut all, mut rounds) = (Vec::new(), 0);
     while !writing.is_finished() {

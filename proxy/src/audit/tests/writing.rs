@@ -159,16 +159,7 @@ async fn search_finds_by_every_filter_and_nothing_else() {
 #[tokio::test]
 async fn a_log_verifies_at_any_moment_while_it_is_written() {
     let folder = Folder::new();
-    let mut settings = folder.settings();
-    settings.checkpoint_every = Duration::from_millis(1);
-    let options = Options { segment_bytes_max: 20_000, ..Options::default() };
-    let log = Log::open_with(&settings, &Clock::system(), &Shutdown::default(), options).unwrap();
-    let appender = log.appender();
-    let writing = std::thread::spawn(move || {
-        for number in 0..20_000 {
-            appender.append(&loaded(number)).unwrap();
-        }
-    });
+    let (log, writing) = folder.growing(20_000);
     let mut rounds = 0;
     while !writing.is_finished() {
         verify(&folder.log()).unwrap();
