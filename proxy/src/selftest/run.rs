@@ -156,6 +156,8 @@ impl Agent {
         let early = early().map_err(step("open sockets for it beforehand"))?;
         std::thread::sleep(SETTLE);
         let mut command = Command::new(stage.place().join("chaperone"));
+        // Wherever this was started, a jail may hide it.
+        command.current_dir("/");
         let own = ["selftest-agent".to_owned()].into_iter().chain(surroundings(stage, &early));
         let cgroup = stage.parent.child(&stage.name, method.map_or("none", Method::name))?;
         match method {
