@@ -1,4 +1,4 @@
-//! Builds the kernel programs and leaves the object at `$OUT_DIR/chaperone-ebpf`, where `intercept` embeds it.
+//! Builds the kernel programs and leaves the objects in `$OUT_DIR`, where `intercept` embeds them.
 //!
 //! The programs need a nightly compiler and `bpf-linker`; `cargo xtask setup` installs both. The linker is the
 //! one `CHAPERONE_BPF_LINKER` names, else the one `cargo xtask setup` installed, else the first on the PATH.
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECT: &str = "chaperone-ebpf";
+/// The crates of kernel programs, beside this one, and the object that each makes.
+const OBJECTS: [(&str, &str); 2] = [("proxy-ebpf", "chaperone-ebpf"), ("proxy-lsm", "chaperone-lsm")];
 /// Outer settings that would reach the inner build and break it.
 const FOREIGN: [&str; 8] = [
     "RUSTC",
@@ -35,23 +36,30 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<(), String> {
-    let room = directory("CARGO_MANIFEST_DIR")?;
-    let out = directory("OUT_DIR")?;
-    let source = room.join("..").join("proxy-ebpf");
-    for watched in ["proxy-ebpf/src", "proxy-ebpf/Cargo.toml", "proxy-ebpf/Cargo.lock", "proxy-common/src"] {
-        println!("cargo::rerun-if-changed={}", room.join("..").join(watched).display());
-    }
+    let beside = directory("CARGO_MANIFEST_DIR")?.join("..");
     println!("cargo::rerun-if-env-changed=CHAPERONE_BPF_LINKER");
     println!("cargo::rerun-if-env-changed=PATH");
-
+    println!("cargo::rerun-if-changed={}", beside.join("proxy-common/src").display());
     let linker = linker()?;
+    for (room, object) in OBJECTS {
+        for watched in ["src", "Cargo.toml", "Cargo.lock"] {
+            println!("cargo::rerun-if-changed={}", beside.join(room).join(watched).display());
+        }
+        compile(&beside.join(room), object, &linker)?;
+    }
+    Ok(())
+}
+
+fn compile(source: &Path, object: &str, linker: &Path) -> Result<(), String> {
+    let out = directory("OUT_DIR")?;
+    // One folder for all, which share the core library.
     let target_dir = out.join("ebpf");
     let mut command = Command::new("rustup");
     command
         .args(["run", "nightly", "cargo", "build", "--locked", "--release", "--target", TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(&target_dir)
-        .current_dir(&source);
+        .current_dir(source);
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let foreign = FOREIGN.contains(&text.as_ref())
@@ -60,7 +68,7 @@ fn build() -> Result<(), String> {
             command.env_remove(&name);
         }
     }
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags(&linker));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags(linker));
     let output = command
         .output()
         .map_err(|problem| format!("`rustup` did not start ({problem}); run `cargo xtask setup` first"))?;
@@ -74,8 +82,8 @@ fn build() -> Result<(), String> {
         }
         return Err("the kernel programs did not build; the lines above say why".to_owned());
     }
-    let built = target_dir.join(TARGET).join("release").join(OBJECT);
-    fs::copy(&built, out.join(OBJECT))
+    let built = target_dir.join(TARGET).join("release").join(object);
+    fs::copy(&built, out.join(object))
         .map(drop)
         .map_err(|problem| format!("`{}` could not be copied: {problem}", built.display()))
 }

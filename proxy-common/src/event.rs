@@ -57,11 +57,15 @@ pub enum Reason {
     FlowQuota = 23,
     /// The kernel had no room to note a connection's identity.
     FlowsFull = 24,
+    /// An attempt to take hold of a process that is not of the agent's account.
+    Process = 25,
+    /// An attempt to manage kernel programs.
+    Programs = 26,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::SocketKind,
         Self::ConnectProtocol,
         Self::PortZero,
@@ -87,6 +91,8 @@ impl Reason {
         Self::FlowShared,
         Self::FlowQuota,
         Self::FlowsFull,
+        Self::Process,
+        Self::Programs,
     ];
 
     /// The word for it in records and metrics.
@@ -118,6 +124,8 @@ impl Reason {
             Self::FlowShared => "flow-shared",
             Self::FlowQuota => "flow-quota",
             Self::FlowsFull => "flows-full",
+            Self::Process => "process",
+            Self::Programs => "kernel-programs",
         }
     }
 

@@ -13,9 +13,10 @@ pub mod event;
 pub mod flow;
 pub mod limits;
 pub mod names;
+pub mod offsets;
 pub mod scope;
 pub mod sight;
 pub mod unreachable;
 
 /// Version of the shared layout; part of every pin path.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;

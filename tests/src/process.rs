@@ -245,6 +245,7 @@ fn tail(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::process::Command;
     use std::time::Duration;
 
@@ -274,9 +275,10 @@ mod tests {
         let read = || Ok(std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n')));
         let child = wait::until("the child's number", REAP_LIMIT, read).unwrap();
         drop(running);
-        // Whoever inherits it may reap it later.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
-        assert!(stat.as_ref().map_or(true, |stat| stat.contains(") Z ")), "{stat:?}");
+        // Signalled already; whoever inherits it may reap it much later.
+        let stat = PathBuf::from(format!("/proc/{}/stat", child.trim()));
+        let gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        wait::until("the child's end", REAP_LIMIT, || Ok(gone().then_some(()))).unwrap();
     }
 
     #[test]

@@ -23,8 +23,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use chaperone::intercept::{
-    Cgroup, Connection, Guard, Ingress, Listener, Reason, Sentinel, Settings, Tree, UnixSockets, effective,
-    uninstall,
+    Cgroup, Connection, Guard, Ingress, Listener, Reason, SecurityHooks, Sentinel, Settings, Tree,
+    UnixSockets, effective, uninstall,
 };
 use chaperone_tests::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +48,8 @@ mod local;
 mod names;
 #[path = "intercept/namespaces.rs"]
 mod namespaces;
+#[path = "intercept/security.rs"]
+mod security;
 #[path = "intercept/sentinel.rs"]
 mod sentinel;
 #[path = "intercept/sources.rs"]
@@ -90,6 +92,7 @@ impl World {
             sentinel,
             unix_sockets: UnixSockets::DeniedUnlessRoot,
             ingress: Ingress::Closed,
+            security_hooks: SecurityHooks::On,
         };
         let mut world = Self { guard: None, settings, bpffs, home, _turn: turn };
         world.install();

@@ -99,7 +99,6 @@ fn examine(config: &Config) -> Vec<Finding> {
         Err(error) => Finding::bad("policy", error.to_string(), "run `chaperone policy check`"),
     });
     findings.push(kernel());
-    findings.push(security_modules());
     findings.push(Finding::good("jail", crate::jail::outsiders()));
     findings.extend(guard(config));
     findings.extend(uplinks(config));
@@ -119,22 +118,6 @@ fn kernel() -> Finding {
             "use a kernel built with CONFIG_DEBUG_INFO_BTF",
         )
     }
-}
-
-/// What no program of ours sees, because the hooks for it are those of security modules.
-fn security_modules() -> Finding {
-    let listed = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let takes = listed.trim().split(',').any(|module| module == "bpf");
-    let kernel = if takes { "the kernel would take programs there" } else { "this kernel takes none" };
-    let seen = format!(
-        "no program on security hooks ({kernel}): sockets that an outsider hands over, and families without other hooks, \
-         are not seen"
-    );
-    Finding::note(
-        "security hooks",
-        seen,
-        "start agents with `chaperone run`, or close the families in their units",
-    )
 }
 
 /// What the kernel says of the guard, asked without the daemon.
@@ -234,17 +217,31 @@ fn daemon(config: &Config) -> Vec<Finding> {
 
 /// What the kernel refused, each purpose once.
 fn features(features: &[FeatureState]) -> Vec<Finding> {
-    let refused: BTreeMap<&str, &str> =
-        features.iter().filter_map(|one| Some((one.purpose.as_str(), one.refused.as_deref()?))).collect();
-    let fix = "use a kernel that takes it, or close it by the launcher: `chaperone run`, or a unit's `InaccessiblePaths=`";
+    let refused: BTreeMap<&str, (&str, &str)> = features
+        .iter()
+        .filter_map(|one| Some((one.purpose.as_str(), (one.name.as_str(), one.refused.as_deref()?))))
+        .collect();
     if refused.is_empty() {
         return vec![Finding::good(
             "features",
             format!("all {} optional kernel features are in effect", features.len()),
         )];
     }
-    let told = refused.into_iter();
-    told.map(|(purpose, why)| Finding::note("features", format!("nothing {purpose}: {why}"), fix)).collect()
+    let told =
+        |(purpose, (name, why))| Finding::note("features", format!("nothing {purpose}: {why}"), fix(name));
+    refused.into_iter().map(told).collect()
+}
+
+/// What to do where a feature is missing.
+fn fix(feature: &str) -> &'static str {
+    match feature {
+        "security_hooks" => {
+            "boot a kernel from 6.1 on with `bpf` among its security modules (`lsm=...,bpf`), or start agents with `chaperone run`"
+        }
+        _ => {
+            "use a kernel that takes it, or close it by the launcher: `chaperone run`, or a unit's `InaccessiblePaths=`"
+        }
+    }
 }
 
 fn credentials(config: &Config) -> Vec<Finding> {

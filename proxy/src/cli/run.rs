@@ -163,6 +163,7 @@ mod tests {
             sentinel: Sentinel::Off,
             unix_sockets: crate::intercept::UnixSockets::Open,
             ingress: crate::intercept::Ingress::Open,
+            security_hooks: crate::intercept::SecurityHooks::Off,
         };
         assert!(crate::jail::guarded(&settings, "reporter", 1).is_err());
     }

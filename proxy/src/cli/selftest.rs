@@ -10,7 +10,7 @@ use super::{ConfigFile, FAILED, print_json};
 use crate::causes::in_one_line;
 use crate::control::{Answer, Call};
 use crate::model::SelftestResult;
-use crate::selftest::{self, AgentArgs, Method, Plan, Report, StageArgs, Verdict};
+use crate::selftest::{self, AgentArgs, Layer, Method, Plan, Report, StageArgs, Verdict};
 
 /// Options of `selftest`.
 #[derive(Debug, clap::Args)]
@@ -29,9 +29,17 @@ pub struct Args {
     /// Only these launch methods: slice, run-root, run-uid, namespace.
     #[arg(long, value_delimiter = ',')]
     methods: Vec<String>,
-    /// Kernel programs to switch off, to see what the others are good for.
+    /// Kernel programs, or layers of them, to switch off, to see what the others are good for.
     #[arg(long, value_delimiter = ',', hide = true, requires = "standalone")]
     without: Vec<String>,
+}
+
+/// The programs of a layer, or the one program of this name.
+fn programs_of(name: &str) -> Vec<String> {
+    match Layer::named(name) {
+        Some(layer) => layer.programs().iter().map(|program| (*program).to_owned()).collect(),
+        None => vec![name.to_owned()],
+    }
 }
 
 /// Tries everything.
@@ -45,7 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         only: args.only.clone(),
         methods: args.methods.iter().map(named).collect::<anyhow::Result<_>>()?,
-        without: args.without.clone(),
+        without: args.without.iter().flat_map(|name| programs_of(name)).collect(),
         installed: None,
     };
     let config = if args.standalone { None } else { Some(args.file.load()?) };

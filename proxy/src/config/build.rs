@@ -117,6 +117,10 @@ fn intercept(file: &file::Intercept, problems: &mut Problems) -> Option<intercep
         Some(flag) if !flag.value => intercept::Sentinel::Off,
         Some(_) | None => intercept::Sentinel::On,
     };
+    let security_hooks = match &file.security_hooks {
+        Some(flag) if !flag.value => intercept::SecurityHooks::Off,
+        Some(_) | None => intercept::SecurityHooks::On,
+    };
     let unix_sockets = unix_sockets(file.unix_sockets.as_ref(), problems);
     let ingress = ingress(file.ingress.as_ref(), problems);
     Some(intercept::Settings {
@@ -128,6 +132,7 @@ fn intercept(file: &file::Intercept, problems: &mut Problems) -> Option<intercep
         sentinel,
         unix_sockets: unix_sockets?,
         ingress: ingress?,
+        security_hooks,
     })
 }
 

@@ -109,6 +109,7 @@ pub(super) struct Intercept {
     pub(super) sentinel: Option<At<bool>>,
     pub(super) unix_sockets: Option<At<String>>,
     pub(super) ingress: Option<At<String>>,
+    pub(super) security_hooks: Option<At<bool>>,
 }
 
 /// `[jail]`.
@@ -202,6 +203,7 @@ fn intercept(mut section: Section<'_>, problems: &mut Problems) -> Intercept {
         sentinel: section.flag("sentinel", problems),
         unix_sockets: section.text("unix_sockets", problems),
         ingress: section.text("ingress", problems),
+        security_hooks: section.flag("security_hooks", problems),
     };
     section.finish(problems);
     read

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::AgentMatch;
-use crate::intercept::{Ingress, UnixSockets};
+use crate::intercept::{Ingress, SecurityHooks, UnixSockets};
 use crate::model::{AgentName, Protocol, UpstreamTlsMode};
 
 const FULL: &str = r#"
@@ -45,6 +45,7 @@ parent = "agents.slice"
 port = 15999
 unix_sockets = "denied"
 ingress = "open"
+security_hooks = false
 pin_dir = "/sys/fs/bpf/chaperone"
 
 [jail]
@@ -99,8 +100,9 @@ fn a_full_file_reaches_every_room() {
     assert_eq!(resource.hold, Duration::from_secs(5));
     assert_eq!(config.approval.approvers[0].uid, 4242);
     assert_eq!(config.intercept.port, 15999);
-    let intercept = (config.intercept.unix_sockets, config.intercept.ingress);
-    assert_eq!(intercept, (UnixSockets::Denied, Ingress::Open));
+    let intercept = &config.intercept;
+    let intercept = (intercept.unix_sockets, intercept.ingress, intercept.security_hooks);
+    assert_eq!(intercept, (UnixSockets::Denied, Ingress::Open, SecurityHooks::Off));
     assert_eq!(config.audit.sync_every, Duration::from_millis(10));
     assert_eq!(config.audit.dir, Path::new("/var/lib/chaperone/audit"));
     assert_eq!(config.jail.keep, [Path::new("/run/postgresql")]);
@@ -121,8 +123,9 @@ fn an_empty_file_denies_everything_with_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.default, DefaultVerdict::Deny);
     assert!(config.resources.is_empty() && config.identity.agents.is_empty());
-    let intercept = (config.intercept.unix_sockets, config.intercept.ingress);
-    assert_eq!(intercept, (UnixSockets::DeniedUnlessRoot, Ingress::Closed));
+    let intercept = &config.intercept;
+    let intercept = (intercept.unix_sockets, intercept.ingress, intercept.security_hooks);
+    assert_eq!(intercept, (UnixSockets::DeniedUnlessRoot, Ingress::Closed, SecurityHooks::On));
     assert_eq!(config.metrics, None);
     assert_eq!(config.connections_per_agent, 1000);
     let config = parse(RESOURCE).unwrap();

@@ -154,8 +154,7 @@ pub(super) fn pin_again(links: &[Link], generation: &Path) -> Result<(), Interce
     pins::directory(generation)?;
     for ((name, attach_type), link) in links {
         let pin = generation.join(name);
-        let alive = sys::link_facts(link)
-            .is_ok_and(|facts| facts.cgroup_id != 0 && facts.attach_type == *attach_type);
+        let alive = sys::link_facts(link).is_ok_and(|facts| facts.is_on(*attach_type, None));
         if alive && !pin.exists() {
             sys::pin(link, &pin).map_err(|source| pins::pin("make", &pin, source))?;
         }
@@ -184,8 +183,7 @@ fn take_over(generation: &Path, parent: &Cgroup, tables: &Tables) -> Option<Vec<
 /// Pins a link anew that is held and still on its cgroup, where its set was replaced.
 pub(super) fn keep(held: &[Link], hook: Hook, cgroup: &Cgroup, generation: &Path) -> Option<OwnedFd> {
     let (_, link) = held.iter().find(|(one, _)| *one == hook)?;
-    let facts = sys::link_facts(link).ok()?;
-    let on_it = facts.cgroup_id == cgroup.id() && facts.attach_type == hook.1;
+    let on_it = sys::link_facts(link).ok()?.is_on(hook.1, Some(cgroup.id()));
     let pinned = on_it && sys::pin(link, &generation.join(hook.0)).is_ok();
     pinned.then(|| link.try_clone().ok()).flatten()
 }

@@ -308,7 +308,7 @@ fn listen(heard: &Weak<Mutex<Heard>>, socket: &Path, hello: &Hello, first: BufRe
 fn known(name: &str) -> &'static str {
     let hooks = GUARDS.into_iter().chain(SENTINEL).chain([ACCEPTED]).map(|(name, _)| name);
     hooks
-        .chain(optional::NAMES)
+        .chain(optional::names())
         .chain([PROCESS])
         .find(|known| *known == name)
         .unwrap_or("another build's program")
@@ -335,6 +335,7 @@ mod tests {
             sentinel: Sentinel::Off,
             unix_sockets: super::super::UnixSockets::Open,
             ingress: super::super::Ingress::Open,
+            security_hooks: super::super::SecurityHooks::Off,
         };
         assert!(Guard::follow(&settings, Path::new("/nonexistent/guard.sock")).unwrap().is_none());
     }

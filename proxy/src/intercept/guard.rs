@@ -113,7 +113,7 @@ impl Guard {
         let tables = Tables::in_directory(&pins.maps());
         let counted = Accounts::open(&tables).and_then(|accounts| accounts.counts());
         let counts_are_new = counted.is_ok_and(|counted| !counted.is_empty()).not();
-        let generation = pins.generation(programs::OBJECT, parent.id());
+        let generation = pins.generation(&programs::OBJECTS, parent.id());
         let mut object = None;
         let (links, features) = Fitting {
             settings,
@@ -187,7 +187,7 @@ impl Guard {
             }
         }
         if is_new {
-            place.generation = self.pins.generation(programs::OBJECT, parent.id());
+            place.generation = self.pins.generation(&programs::OBJECTS, parent.id());
             place.parent = parent;
         }
         self.refit(&mut place)?;

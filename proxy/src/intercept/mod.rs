@@ -14,6 +14,7 @@
 
 mod accounts;
 mod births;
+mod btf;
 mod cgroup;
 mod changes;
 mod datagrams;
@@ -31,6 +32,7 @@ mod namespaces;
 mod optional;
 mod pins;
 mod programs;
+mod security;
 mod sights;
 mod sys;
 mod unreachable;
@@ -56,6 +58,7 @@ pub use programs::ProgramStatus;
 pub use proxy_common::ABI as LAYOUT;
 pub use proxy_common::event::Reason;
 pub use proxy_common::names::SLOTS;
+pub use security::{NAMES as SECURITY_PROGRAMS, secured};
 pub use sights::{Sight, Sights};
 pub use sys::raw;
 pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
@@ -96,6 +99,15 @@ pub enum Ingress {
     Closed,
 }
 
+/// Whether programs on the kernel's security hooks see what no other hook does, where the kernel takes such programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityHooks {
+    /// Yes: every process on the host runs one comparison more where it makes or uses a socket, or looks into another process.
+    On,
+    /// No: nothing is attached to them.
+    Off,
+}
+
 /// What is captured and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -113,6 +125,8 @@ pub struct Settings {
     pub unix_sockets: UnixSockets,
     /// What may reach agents.
     pub ingress: Ingress,
+    /// Whether security hooks are used.
+    pub security_hooks: SecurityHooks,
 }
 
 impl Settings {

@@ -22,14 +22,15 @@ use super::fitting::{self, Link};
 use super::maps::Tables;
 use super::pins;
 use super::programs::{self, Hook, OBJECT};
+use super::security;
 use super::sys::{self, Unloaded};
-use super::{Ingress, Sentinel, Settings, UnixSockets};
+use super::{Ingress, SecurityHooks, Sentinel, Settings, UnixSockets};
 use crate::causes::in_one_line;
 
-/// One optional program and what the kernel said to it.
+/// One optional program, or layer of several, and what the kernel said to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feature {
-    /// The program's name.
+    /// Its name.
     pub name: &'static str,
     /// What it is for.
     pub purpose: &'static str,
@@ -92,9 +93,13 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
 
 const INGRESS: &str = "agent_ingress";
 
-/// Every optional program there is: what is not asked for is taken away.
-pub(super) const NAMES: [&str; 5] =
-    [INGRESS, "agent_unixconn", "agent_unixsend", "sentinel_uconn", "sentinel_usend"];
+/// Every optional program of the one object: what is not asked for is taken away.
+const NAMES: [&str; 5] = [INGRESS, "agent_unixconn", "agent_unixsend", "sentinel_uconn", "sentinel_usend"];
+
+/// Every optional program there is, and the layer that some are.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain([security::LAYER]).chain(security::hooks().map(|(name, _)| name))
+}
 
 /// Hooks of what the settings demand.
 pub(super) fn demanded(settings: &Settings) -> impl Iterator<Item = Hook> {
@@ -103,18 +108,26 @@ pub(super) fn demanded(settings: &Settings) -> impl Iterator<Item = Hook> {
 
 /// Hooks of what the settings ask for without demanding it.
 pub(super) fn wanted(settings: &Settings) -> impl Iterator<Item = Hook> {
-    candidates(settings).into_iter().filter(|one| one.demand == Demand::May).map(|one| one.hook)
+    let layer = (settings.security_hooks == SecurityHooks::On).then(security::hooks);
+    let single = candidates(settings).into_iter().filter(|one| one.demand == Demand::May).map(|one| one.hook);
+    single.chain(layer.into_iter().flatten())
 }
 
 /// Hooks of what the settings ask for and the kernel took.
 pub(super) fn taken(settings: &Settings, features: &[Feature]) -> impl Iterator<Item = Hook> {
-    wanted(settings).filter(|(name, _)| was_taken(name, features))
+    wanted(settings).filter(|(name, kind)| {
+        was_taken(if *kind == sys::SECURITY_HOOK { security::LAYER } else { name }, features)
+    })
 }
 
 /// An optional program as another process tells of it.
 pub(super) fn heard((name, refused): &(String, Option<String>)) -> Option<Feature> {
-    let name = NAMES.into_iter().find(|known| known == name)?;
-    let purpose = if name == INGRESS { INBOUND } else { LOCAL };
+    let name = names().find(|known| known == name)?;
+    let purpose = match name {
+        INGRESS => INBOUND,
+        security::LAYER => security::PURPOSE,
+        _ => LOCAL,
+    };
     Some(Feature { name, purpose, refused: refused.clone() })
 }
 
@@ -160,13 +173,67 @@ impl Optional<'_> {
             };
             features.push(Feature { name, purpose, refused });
         }
-        for name in NAMES {
-            let pin = self.generation.join(name);
-            if !candidates.iter().any(|candidate| candidate.hook.0 == name) && pin.exists() {
-                pins::remove(&pin)?;
-            }
-        }
+        self.unpin(NAMES.into_iter().filter(|name| !candidates.iter().any(|one| one.hook.0 == *name)))?;
+        let (layer, feature) = self.secure(settings, before)?;
+        links.extend(layer);
+        features.extend(feature);
         Ok((links, features))
+    }
+
+    /// Puts the programs on security hooks, all of them or none.
+    fn secure(
+        &self,
+        settings: &Settings,
+        before: &[Feature],
+    ) -> Result<(Vec<Link>, Option<Feature>), InterceptError> {
+        let names = || security::hooks().map(|(name, _)| name);
+        if settings.security_hooks == SecurityHooks::Off {
+            self.unpin(names())?;
+            return Ok((Vec::new(), None));
+        }
+        let mut ready = None;
+        let attached = security::hooks().map(|hook| self.secured(hook, &mut ready)).collect::<Result<_, _>>();
+        let (links, refused) = match attached {
+            Ok(links) => (links, None),
+            Err(problem) if was_taken(security::LAYER, before) => return Err(problem),
+            Err(problem) => {
+                let told = in_one_line(&problem);
+                tracing::warn!(layer = security::LAYER, %told, "the kernel refuses an optional layer");
+                self.unpin(names())?;
+                (Vec::new(), Some(told))
+            }
+        };
+        Ok((links, Some(Feature { name: security::LAYER, purpose: security::PURPOSE, refused })))
+    }
+
+    fn secured(&self, hook: Hook, ready: &mut Option<security::Ready>) -> Result<Link, InterceptError> {
+        if let Some(link) = self.standing(hook, self.parent)? {
+            return Ok((hook, link));
+        }
+        let ready = match ready {
+            Some(ready) => ready,
+            None => ready.insert(security::Ready::read(self.tables)?),
+        };
+        ready.attach(hook.0, self.generation).map(|link| (hook, link))
+    }
+
+    fn unpin(&self, names: impl Iterator<Item = &'static str>) -> Result<(), InterceptError> {
+        let pins = names.map(|name| self.generation.join(name));
+        pins.filter(|pin| pin.exists()).try_for_each(|pin| pins::remove(&pin))
+    }
+
+    /// The link that is there already, pinned again if its pin led elsewhere.
+    fn standing(&self, hook: Hook, cgroup: &Cgroup) -> Result<Option<OwnedFd>, InterceptError> {
+        if let Some(link) = programs::reopen(hook, cgroup, self.generation)
+            && programs::status(hook, cgroup, self.generation).effective
+        {
+            return Ok(Some(link));
+        }
+        let old = self.generation.join(hook.0);
+        if old.exists() {
+            pins::remove(&old)?;
+        }
+        Ok(fitting::keep(self.held, hook, cgroup, self.generation))
     }
 
     fn follow(&self, candidate: &Candidate, object: &mut Option<Ready>) -> Result<OwnedFd, InterceptError> {
@@ -175,16 +242,7 @@ impl Optional<'_> {
             Place::Agents => self.parent,
             Place::Root => self.root,
         };
-        if let Some(link) = programs::reopen(hook, cgroup, generation)
-            && programs::status(hook, cgroup, generation).effective
-        {
-            return Ok(link);
-        }
-        let old = generation.join(hook.0);
-        if old.exists() {
-            pins::remove(&old)?;
-        }
-        if let Some(link) = fitting::keep(self.held, hook, cgroup, generation) {
+        if let Some(link) = self.standing(hook, cgroup)? {
             return Ok(link);
         }
         let ready = match object {

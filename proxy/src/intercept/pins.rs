@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use nix::sys::statfs::{FsType, statfs};
 use proxy_common::ABI;
 
@@ -82,9 +82,14 @@ impl Pins {
         self.root.join(format!("v{ABI}-maps"))
     }
 
-    /// Where the links of `object` on the cgroup with this id are pinned.
-    pub(super) fn generation(&self, object: &[u8], cgroup_id: u64) -> PathBuf {
-        let digest = digest(&SHA256, object);
+    /// Where the links of one build's objects on the cgroup with this id are pinned.
+    pub(super) fn generation(&self, objects: &[&[u8]], cgroup_id: u64) -> PathBuf {
+        let mut context = Context::new(&SHA256);
+        for object in objects {
+            // Each by itself, so that no byte moves from one to the other unseen.
+            context.update(digest(&SHA256, object).as_ref());
+        }
+        let digest = context.finish();
         let short: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         self.root.join(format!("v{ABI}-{short}-{cgroup_id:x}"))
     }
@@ -183,10 +188,11 @@ mod tests {
     #[test]
     fn a_generation_is_named_by_layout_object_and_cgroup() {
         let pins = Pins::new(Path::new("/p"));
-        let one = pins.generation(b"object", 0x2a);
-        assert_eq!(one, pins.generation(b"object", 0x2a));
-        assert_ne!(one, pins.generation(b"objecu", 0x2a));
-        assert_ne!(one, pins.generation(b"object", 0x2b));
+        let one = pins.generation(&[b"object", b"other"], 0x2a);
+        assert_eq!(one, pins.generation(&[b"object", b"other"], 0x2a));
+        assert_ne!(one, pins.generation(&[b"objecu", b"other"], 0x2a));
+        assert_ne!(one, pins.generation(&[b"objecto", b"ther"], 0x2a));
+        assert_ne!(one, pins.generation(&[b"object", b"other"], 0x2b));
         assert!(one.to_string_lossy().starts_with(&format!("/p/v{ABI}-")));
         assert!(one.to_string_lossy().ends_with("-2a"));
     }

@@ -15,10 +15,14 @@ use super::cgroup::Cgroup;
 use super::error::InterceptError;
 use super::maps::{self, Tables};
 use super::pins;
-use super::sys;
+use super::security;
+use super::sys::{self, SECURITY_HOOK};
 
 /// The kernel programs, as `build.rs` made them.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/chaperone-ebpf"));
+
+/// All that one build puts into the kernel.
+pub(super) static OBJECTS: [&[u8]; 2] = [OBJECT, security::OBJECT];
 
 /// A program's name and the number of its hook (`enum bpf_attach_type`).
 pub(super) type Hook = (&'static str, u32);
@@ -144,7 +148,7 @@ pub(super) fn reopen(hook: Hook, cgroup: &Cgroup, directory: &Path) -> Option<Ow
     let (name, attach_type) = hook;
     let link = sys::open_pin(&directory.join(name)).ok()?;
     let facts = sys::link_facts(&link).ok()?;
-    (facts.cgroup_id == cgroup.id() && facts.attach_type == attach_type).then_some(link)
+    facts.is_on(attach_type, Some(cgroup.id())).then_some(link)
 }
 
 /// Whether the kernel runs the pinned program for `target`, which is the cgroup it is on or one below.
@@ -161,6 +165,12 @@ pub(super) fn status(hook: Hook, target: &Cgroup, directory: &Path) -> ProgramSt
 fn in_effect(name: &str, attach_type: u32, target: &Cgroup, directory: &Path) -> std::io::Result<bool> {
     let link = sys::open_pin(&directory.join(name))?;
     let facts = sys::link_facts(&link)?;
+    if !facts.is_on(attach_type, None) {
+        return Ok(false);
+    }
+    if attach_type == SECURITY_HOOK {
+        return Ok(security::is_asked());
+    }
     let listed = sys::effective_programs(&File::open(target.path())?, attach_type)?;
-    Ok(facts.attach_type == attach_type && facts.cgroup_id != 0 && listed.contains(&facts.program_id))
+    Ok(listed.contains(&facts.program_id))
 }

@@ -52,6 +52,23 @@ pub(super) struct LinkFacts {
     tail: [u32; 9],
 }
 
+/// `BPF_LINK_TYPE_TRACING`, which links on security hooks have.
+const TRACING: u32 = 2;
+/// `BPF_LSM_MAC`: the number that all security hooks share.
+pub(super) const SECURITY_HOOK: u32 = 27;
+
+impl LinkFacts {
+    /// Whether the link is still on this hook, and on this cgroup if one is named. A link on a security hook is on no cgroup: its
+    /// facts begin with the number of the hook, and it lives as long as it is attached.
+    pub(super) fn is_on(&self, attach_type: u32, cgroup_id: Option<u64>) -> bool {
+        if attach_type == SECURITY_HOOK {
+            return self.kind == TRACING && self.cgroup_id & u64::from(u32::MAX) == u64::from(SECURITY_HOOK);
+        }
+        let somewhere = self.cgroup_id != 0 && self.kind != TRACING;
+        somewhere && self.attach_type == attach_type && cgroup_id.is_none_or(|id| id == self.cgroup_id)
+    }
+}
+
 #[repr(C)]
 struct ObjectPath {
     path: u64,
@@ -98,6 +115,35 @@ struct ProgramLoad {
     name: [u8; NAME_BYTES],
     device: u32,
     attach_type: u32,
+}
+
+/// Whether the kernel lets this process load programs for security hooks at all: one that is none, so that nothing is loaded. A
+/// kernel that would take one complains of it; one that refuses them all, or knows none, says so first.
+pub(super) fn takes_security_hooks() -> io::Result<()> {
+    const PROGRAM_OF_SECURITY_HOOKS: u32 = 29;
+    // `r0 = 0; exit`
+    let [nothing, exit] = [0xb7, 0x95].map(|code| bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    });
+    let (name, license) = ("secure_probe", c"GPL");
+    let hookless = Unloaded { name, license, kind: PROGRAM_OF_SECURITY_HOOKS, attach_type: SECURITY_HOOK };
+    match load(&hookless, &[nothing, exit]) {
+        Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => Err(refused),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// What the kernel says to a command of `bpf(2)` that it does not know.
+pub(super) fn answer_to(unknown: libc::c_int) -> io::Error {
+    let mut nothing = 0_u64;
+    match bpf(unknown, &mut nothing) {
+        Err(answer) => answer,
+        Ok(_) => io::Error::other("it knows that command"),
+    }
 }
 
 /// Loads a program for a hook that has the same context as others but a number that libraries do not know.

@@ -31,7 +31,7 @@ use nix::sys::signal::{SigSet, Signal};
 pub use agent::{AgentArgs, agent};
 pub use report::{Expected, Layer, Method, Report, Row, Seen, Shown, Verdict};
 
-use crate::intercept::{Ingress, InterceptError, Sentinel, Settings, Tree, UnixSockets};
+use crate::intercept::{Ingress, InterceptError, SecurityHooks, Sentinel, Settings, Tree, UnixSockets};
 
 /// Where attempts want to go; only the witness is there.
 const FAR4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
@@ -152,8 +152,9 @@ impl StageArgs {
         let sentinel = if self.sentinel { Sentinel::On } else { Sentinel::Off };
         let (parent, pin_dir) = (self.parent.clone()?, self.pins.clone()?);
         // What else is configured changes nothing that is tried here.
-        let (unix_sockets, ingress) = (UnixSockets::Open, Ingress::Open);
-        Some(Settings { parent, pin_dir, port: self.port, dns_port: None, sentinel, unix_sockets, ingress })
+        let (unix_sockets, ingress, security_hooks) = (UnixSockets::Open, Ingress::Open, SecurityHooks::On);
+        let (port, dns_port) = (self.port, None);
+        Some(Settings { parent, pin_dir, port, dns_port, sentinel, unix_sockets, ingress, security_hooks })
     }
 }
 

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::intercept;
+
 /// How the process that tried was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -76,11 +78,19 @@ pub enum Layer {
     Sendmsg,
     /// Sockets made outside.
     Sentinel,
+    /// The kernel's security hooks, where it lets programs have them.
+    Security,
     /// Capabilities, accounts and system calls; no kernel program.
     Jail,
 }
 
 impl Layer {
+    /// The layer of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        serde_json::from_value(name.into()).ok()
+    }
+
     /// Its kernel programs.
     #[must_use]
     pub fn programs(self) -> &'static [&'static str] {
@@ -93,6 +103,7 @@ impl Layer {
             Self::Connect => &["agent_connect4", "agent_connect6"],
             Self::Sendmsg => &["agent_sendmsg4", "agent_sendmsg6"],
             Self::Sentinel => &["sentinel_conn4", "sentinel_conn6", "sentinel_send4", "sentinel_send6"],
+            Self::Security => intercept::SECURITY_PROGRAMS,
             Self::Jail => &[],
         }
     }

@@ -123,7 +123,7 @@ fn blank(vector: &Vector, stage: &Stage) -> Row {
         expected,
         control,
         seen: Vec::new(),
-        open: vector.more.open.to_vec(),
+        open: vector.open(stage.secured).to_vec(),
         layers: vector.layers.to_vec(),
     }
 }
@@ -202,8 +202,9 @@ impl Agent {
             let _own = stage.witness.take();
         }
         self.say(&format!("{} {port}", vector.name), passed.as_ref()).map_err(&failed)?;
-        // The message holds it now; what closing it sends is the agent's.
-        drop(passed);
+        // A connection that the agent was refused would say goodbye when nobody else has it. The message holds the others now, and
+        // what closing them sends is the agent's.
+        let kept = passed.filter(|_| vector.more.passes == Passes::Connected);
         let dialling = if vector.more.provoked {
             std::thread::sleep(SETTLE * 4);
             stage.dial_in(port).map_err(step("dial in"))?
@@ -218,6 +219,11 @@ impl Agent {
             frames.retain(|frame| !frame.contains(RESET));
         }
         drop(dialling);
+        if let Some(kept) = kept {
+            drop(kept);
+            std::thread::sleep(SETTLE);
+            let _own = stage.witness.take();
+        }
         let reached = stage.sinks.take();
         let lands = if vector.more.lands == 0 { port } else { vector.more.lands };
         let arrived = stage.arrivals.take().iter().any(|destination| destination.port() == lands);

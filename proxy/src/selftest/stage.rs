@@ -18,12 +18,15 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::netlink::{End, Mac, Netlink};
+use super::report::Layer;
 use super::room::{Room, quieten};
 use super::witness::Witness;
 use super::{
     DEVICE, FAR_MAC, FAR4, FAR6, HELD_PORT, METADATA, NEAR_MAC, PROXY_PORT, SINK_PORT, SelftestError, text,
 };
-use crate::intercept::{self, Cgroup, Guard, Ingress, Listener, Sentinel, Settings, Tree, UnixSockets, raw};
+use crate::intercept::{
+    self, Cgroup, Guard, Ingress, Listener, SecurityHooks, Sentinel, Settings, Tree, UnixSockets, raw,
+};
 
 /// Longest wait for the first bytes of a connection that arrived.
 const FIRST_BYTES: Duration = Duration::from_millis(200);
@@ -65,6 +68,8 @@ pub(super) struct Stage {
     pub(super) sinks: Sinks,
     pub(super) arrivals: Arrivals,
     pub(super) programs: Vec<(String, bool)>,
+    /// Whether programs on security hooks are in effect.
+    pub(super) secured: bool,
     /// Its own guard; none where an installed one is tested.
     guard: Option<Guard>,
     settings: Settings,
@@ -85,6 +90,7 @@ impl Stage {
             sentinel: Sentinel::On,
             unix_sockets: UnixSockets::DeniedUnlessRoot,
             ingress: Ingress::Closed,
+            security_hooks: SecurityHooks::On,
         });
         furnish(name, &settings).map_err(step("mount what agents need"))?;
         quieten();
@@ -110,6 +116,7 @@ impl Stage {
             Some(guard) => guard.effective(),
             None => intercept::effective(&settings, &target)?,
         };
+        let secured = intercept::secured(&found);
         let programs = found.into_iter().map(|status| (status.name.to_owned(), status.effective)).collect();
         let arrivals = guard.as_ref().map_or_else(|| Ok(Arrivals::none()), Arrivals::open)?;
         let sinks = Sinks::open(name).map_err(step("open servers on loopback"))?;
@@ -123,6 +130,7 @@ impl Stage {
             sinks,
             arrivals,
             programs,
+            secured,
             guard,
             settings,
             _held: held,
@@ -135,6 +143,7 @@ impl Stage {
         if programs.is_empty() || self.guard.is_none() {
             return Ok(());
         }
+        self.secured &= Layer::Security.programs().iter().all(|name| !programs.iter().any(|one| one == name));
         // The guard holds every link; afterwards only the pins do.
         self.guard = None;
         let generations = fs::read_dir(&self.settings.pin_dir).map_err(step("list the pins"))?;

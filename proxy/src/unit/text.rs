@@ -94,6 +94,7 @@ mod tests {
             sentinel: Sentinel::On,
             unix_sockets: intercept::UnixSockets::Open,
             ingress: intercept::Ingress::Open,
+            security_hooks: intercept::SecurityHooks::Off,
         };
         let (program, config) = (Path::new("/usr/bin/chaperone"), Path::new("/etc/chaperone/chaperone.toml"));
         let facts = Facts { notifies: true, runtime_directories: vec!["/run/reporter".into()] };

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use chaperone::cli::run;
 use chaperone::identity::Steps;
-use chaperone::intercept::{Guard, Ingress, Sentinel, Settings, Tree, UnixSockets, uninstall};
+use chaperone::intercept::{Guard, Ingress, SecurityHooks, Sentinel, Settings, Tree, UnixSockets, uninstall};
 use chaperone::jail;
 
 fn main() -> Result<ExitCode> {
@@ -34,6 +34,7 @@ fn launch() -> Result<ExitCode> {
         sentinel: Sentinel::Off,
         unix_sockets: UnixSockets::DeniedUnlessRoot,
         ingress: Ingress::Closed,
+        security_hooks: SecurityHooks::On,
     };
     let uid = of("LAUNCH_UID")?;
     let args = run::Args {
@@ -72,6 +73,7 @@ fn mount() -> Result<()> {
         sentinel: Sentinel::Off,
         unix_sockets: UnixSockets::DeniedUnlessRoot,
         ingress: Ingress::Closed,
+        security_hooks: SecurityHooks::On,
     };
     let guard = Guard::install(&settings);
     let effective = guard.as_ref().is_ok_and(|guard| guard.effective().iter().all(|status| status.effective));

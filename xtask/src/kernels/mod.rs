@@ -58,18 +58,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn columns() -> Result<Vec<Value>> {
     let folder = paths::tools()?.join("kernels");
     let program = paths::built("debug", "chaperone")?;
-    let mut reports = Vec::new();
-    for kernel in fetch::kernels(&folder)? {
-        shell::announce(
-            &format!("boot {} in an emulator", kernel.name),
-            "the guard must hold on every kernel that is supported",
-            "about a minute",
-        );
-        let initramfs = folder.join(format!("{}.cpio", kernel.name));
-        archive::build(&kernel, &program, &initramfs)?;
-        let printed = boot(&kernel.image, &initramfs)?;
-        reports.push(report(&printed).with_context(|| format!("{} printed no report", kernel.name))?);
-    }
     shell::announce(
         "run the self-test here (root step)",
         "the kernel that runs is one of the three",
@@ -78,8 +66,33 @@ fn columns() -> Result<Vec<Value>> {
     let mut here = shell::as_root(&program)?;
     // It ends with 1 when something got out; the table says so then.
     let output = here.args(["selftest", "--standalone", "--json"]).stderr(Stdio::inherit()).output()?;
-    reports.push(serde_json::from_slice(&output.stdout).context("the self-test printed no report")?);
+    let here: Value = serde_json::from_slice(&output.stdout).context("the self-test printed no report")?;
+    let unhooked = table::stopped_by(&here, "security").join(",");
+    let mut reports = Vec::new();
+    for kernel in fetch::kernels(&folder)? {
+        shell::announce(
+            &format!("boot {} in an emulator", kernel.name),
+            "the guard must hold on every kernel that is supported",
+            "about a minute",
+        );
+        let initramfs = folder.join(format!("{}.cpio", kernel.name));
+        archive::build(&kernel, &program, &unhooked, &initramfs)?;
+        let printed = boot(&kernel.image, &initramfs)?;
+        reports.push(guest(&printed).with_context(|| format!("{} printed no report", kernel.name))?);
+    }
+    reports.push(here);
     Ok(reports)
+}
+
+/// What a guest printed: its report, with the rows that were tried without the programs on security hooks, and the life of a daemon.
+fn guest(console: &str) -> Result<Value> {
+    let mut whole = report(console, "report")?;
+    let unhooked = report(console, "unhooked")?;
+    let life: Vec<&str> = console.lines().filter_map(|line| line.trim().strip_prefix("life: ")).collect();
+    let fields = whole.as_object_mut().context("the report is no object")?;
+    fields.insert("unhooked".to_owned(), unhooked.get("rows").cloned().unwrap_or_default());
+    fields.insert("life".to_owned(), life.into());
+    Ok(whole)
 }
 
 /// Runs a guest to its end; what its console said.
@@ -108,11 +121,11 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The report between the two marks.
-fn report(console: &str) -> Result<Value> {
+/// The report between two marks.
+fn report(console: &str, mark: &str) -> Result<Value> {
     let inside = console
-        .split_once("report begins")
-        .and_then(|(_, rest)| rest.split_once("report ends"))
+        .split_once(&format!("{mark} begins"))
+        .and_then(|(_, rest)| rest.split_once(&format!("{mark} ends")))
         .map(|(inside, _)| inside);
     let line = inside.and_then(|text| text.lines().find(|line| line.starts_with('{')));
     match line {
@@ -126,14 +139,20 @@ fn report(console: &str) -> Result<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::report;
+    use super::{guest, report};
 
     #[test]
     fn a_report_stands_between_its_marks_and_a_console_without_one_is_an_error() {
         let console =
             "noise\r\nreport begins\r\nchaperone: words\r\n{\"kernel\":\"6.1\"}\r\n\r\nreport ends\r\n";
-        assert_eq!(report(console).unwrap()["kernel"], "6.1");
-        assert!(report("noise\nreport begins\npanic").is_err());
-        assert!(report("report begins\n\nreport ends").is_err());
+        assert_eq!(report(console, "report").unwrap()["kernel"], "6.1");
+        assert!(report(console, "unhooked").is_err() && guest(console).is_err());
+        assert!(report("noise\nreport begins\npanic", "report").is_err());
+        assert!(report("report begins\n\nreport ends", "report").is_err());
+        let more = format!(
+            "{console}unhooked begins\n{{\"rows\":[1]}}\nunhooked ends\nlife: ok one\r\nlife: over\n"
+        );
+        let guest = guest(&more).unwrap();
+        assert_eq!((guest["unhooked"][0].as_u64(), guest["life"][1].as_str()), (Some(1), Some("over")));
     }
 }

@@ -1,7 +1,8 @@
 //! One table over several reports of the self-test: which programs load, which ways out are stopped, on which kernel.
 //!
 //! A cell is about all launch methods of one row. INVARIANT: what got out where it is not known to, a control that was not
-//! seen and a program that is not in effect are problems; the list of them decides how the command ends.
+//! seen and a program that is not in effect are problems; so is a guest whose security hooks have no program, whose rows there are
+//! stopped without one, or whose daemon's life went otherwise. The list of them decides how the command ends.
 
 use std::fmt::Write as _;
 
@@ -21,6 +22,8 @@ pub(crate) fn print(columns: &[Value]) -> String {
     line(&row("kernel", columns.iter().map(|one| word(one, "kernel")).collect()));
     line(&row("security modules", columns.iter().map(|one| word(one, "modules")).collect()));
     line(&row("programs in effect", columns.iter().map(programs).collect()));
+    line(&row("without security hooks", columns.iter().map(unhooked).collect()));
+    line(&row("life of a daemon", columns.iter().map(life).collect()));
     line("");
     for (at, first) in list(columns.first(), "rows").iter().enumerate() {
         let cells = columns.iter().map(|one| list(Some(one), "rows").get(at).map_or("-".to_owned(), cell));
@@ -29,11 +32,47 @@ pub(crate) fn print(columns: &[Value]) -> String {
     text
 }
 
+/// Names of the rows that a layer stops.
+pub(crate) fn stopped_by(column: &Value, layer: &str) -> Vec<String> {
+    let rows = list(Some(column), "rows").iter();
+    rows.filter(|row| list(Some(row), "layers").contains(&layer.into()))
+        .map(|row| word(row, "name"))
+        .collect()
+}
+
+/// What must not be of the security hooks: programs there are tested in guests alone.
+fn hooks(column: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    if !word(column, "modules").split(',').any(|module| module == "bpf") {
+        return found;
+    }
+    let names = list(Some(column), "programs").iter().filter_map(|one| one.get(0).and_then(Value::as_str));
+    if !names.into_iter().any(|name| name.starts_with("secure_")) {
+        found.push("`bpf` is among its security modules, and no program is on their hooks".to_owned());
+    }
+    let unhooked = list(Some(column), "unhooked");
+    if unhooked.is_empty() {
+        found.push("nothing was tried without the programs on security hooks".to_owned());
+    }
+    let expected = |cell: &str| cell.starts_with("open: ") || cell.starts_with("not possible");
+    for row in unhooked.iter().filter(|row| !expected(&cell(row))) {
+        found.push(format!("{} without security hooks: {}", word(row, "name"), cell(row)));
+    }
+    let life = list(Some(column), "life").iter().filter_map(Value::as_str);
+    let (over, seen): (Vec<&str>, Vec<&str>) = life.partition(|line| *line == "over");
+    found.extend(seen.iter().filter(|line| !line.starts_with("ok ")).map(|line| format!("life: {line}")));
+    if over.is_empty() || seen.is_empty() {
+        found.push("life: not to its end".to_owned());
+    }
+    found
+}
+
 /// What must not be.
 pub(crate) fn problems(columns: &[Value]) -> Vec<String> {
     let mut found = Vec::new();
     for column in columns {
         let kernel = word(column, "kernel");
+        found.extend(hooks(column).into_iter().map(|problem| format!("{kernel}: {problem}")));
         for program in list(Some(column), "programs") {
             if program.get(1) != Some(&Value::Bool(true)) {
                 let name = program.get(0).and_then(Value::as_str).unwrap_or_default();
@@ -58,6 +97,18 @@ fn programs(column: &Value) -> String {
     let all = list(Some(column), "programs");
     let effective = all.iter().filter(|one| one.get(1) == Some(&Value::Bool(true))).count();
     format!("{effective} of {}", all.len())
+}
+
+fn unhooked(column: &Value) -> String {
+    let rows = list(Some(column), "unhooked");
+    let open = rows.iter().filter(|row| cell(row).starts_with("open: ")).count();
+    if rows.is_empty() { "-".to_owned() } else { format!("{open} of {} rows get out", rows.len()) }
+}
+
+fn life(column: &Value) -> String {
+    let seen: Vec<&str> = list(Some(column), "life").iter().filter_map(Value::as_str).collect();
+    let good = seen.iter().filter(|line| line.starts_with("ok ")).count();
+    if seen.is_empty() { "-".to_owned() } else { format!("{good} of {} as it must be", seen.len() - 1) }
 }
 
 /// What a row comes to, over all launch methods.
@@ -125,6 +176,32 @@ mod tests {
         assert_eq!(problems(&[column("refused", &[], "missed", true)]).len(), 1);
         assert_eq!(problems(&[column("refused", &[], "seen", false)]).len(), 1);
         assert_eq!(problems(&[json!({"kernel": "6.1"})]).len(), 1);
+    }
+
+    #[test]
+    fn a_guest_with_security_hooks_uses_them_and_shows_what_gets_out_without() {
+        let guest = |programs: &str, seen: &str, life: &[&str]| {
+            let mut guest = column("refused", &[], "seen", true);
+            guest["modules"] = "lockdown,bpf".into();
+            guest["programs"] = json!([[programs, true]]);
+            guest["unhooked"] = column(seen, &["slice"], "seen", true)["rows"].clone();
+            guest["life"] = json!(life);
+            problems(&[guest])
+        };
+        let life = ["ok one", "over"];
+        assert_eq!(guest("secure_file", "out", &life), Vec::<String>::new());
+        assert_eq!(guest("agent_egress", "out", &life).len(), 1);
+        assert_eq!(guest("secure_file", "refused", &life).len(), 1);
+        assert_eq!(guest("secure_file", "out", &["failed one", "over"]).len(), 1);
+        assert_eq!(guest("secure_file", "out", &["ok one"]).len(), 1);
+    }
+
+    #[test]
+    fn the_rows_of_a_layer_are_found() {
+        let mut here = column("refused", &[], "seen", true);
+        here["rows"][0]["layers"] = json!(["jail", "security"]);
+        assert_eq!(super::stopped_by(&here, "security"), ["tcp4"]);
+        assert!(super::stopped_by(&here, "egress").is_empty());
     }
 
     #[test]

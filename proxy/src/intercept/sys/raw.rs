@@ -178,6 +178,20 @@ pub fn take_descriptor(pid: u32, descriptor: i32) -> io::Result<OwnedFd> {
     own_long(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
 }
 
+/// Makes a table of kernel programs, of one number.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_table() -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: i32 = 0;
+    const ARRAY: u32 = 2;
+    // Kind, bytes of a key, bytes of a value, entries.
+    let request = [ARRAY, 4, 4, 1];
+    // SAFETY: the structure is the start of the kernel's `bpf_attr` for this call, as long as the call says.
+    // JUSTIFICATION: aya makes tables of its own programs only.
+    own_long(unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, request.as_ptr(), size_of_val(&request)) })
+}
+
 /// Seizes a process the way a debugger does, and lets it go again when this process ends.
 ///
 /// # Errors

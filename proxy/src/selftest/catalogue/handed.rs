@@ -7,10 +7,10 @@ use super::{Control, More, PLAIN, Passes, Proof, Vector, row};
 use crate::selftest::attempts::handed;
 use crate::selftest::report::{Expected, Layer, Method};
 use Expected::Stopped;
-use Layer::{Jail, Sentinel};
+use Layer::{Jail, Security, Sentinel};
 use Method::{Namespace, RunRoot, RunUid, Slice};
 
-pub(super) static ROWS: [Vector; 17] = [
+pub(super) static ROWS: [Vector; 18] = [
     row(
         "28",
         ("early-connect", "socket opened before it was an agent's, connected"),
@@ -19,10 +19,16 @@ pub(super) static ROWS: [Vector; 17] = [
         &[Sentinel],
     ),
     row("28", ("early-send", "datagram socket opened before"), Stopped, handed::early_send, &[Sentinel]),
-    row("28", ("early-raw", "raw socket opened before"), Stopped, handed::early_raw, &[Jail])
+    row("28", ("early-raw", "raw socket opened before"), Stopped, handed::early_raw, &[Jail, Security])
         .but(More { open: &[Slice, Namespace], ..PLAIN }),
-    row("29", ("early-connected", "connection that stood before"), Stopped, handed::early_connected, &[Jail])
-        .but(More { open: &[Slice, Namespace], ..PLAIN }),
+    row(
+        "29",
+        ("early-connected", "connection that stood before"),
+        Stopped,
+        handed::early_connected,
+        &[Jail, Security],
+    )
+    .but(More { open: &[Slice, Namespace], ..PLAIN }),
     row(
         "31",
         ("passed-connect", "socket passed by an outsider, connected"),
@@ -44,7 +50,7 @@ pub(super) static ROWS: [Vector; 17] = [
         ("passed-connected", "connection passed by an outsider"),
         Stopped,
         handed::passed_connected,
-        &[],
+        &[Security],
     )
     .but(More { passes: Passes::Connected, open: &[Slice, RunRoot, RunUid, Namespace], ..PLAIN }),
     row(
@@ -52,25 +58,37 @@ pub(super) static ROWS: [Vector; 17] = [
         ("passed-connected-udp", "connected datagram socket passed by an outsider"),
         Stopped,
         handed::passed_connected_datagrams,
-        &[],
+        &[Security],
     )
     .but(More { passes: Passes::ConnectedDatagram, open: &[Slice, RunRoot, RunUid, Namespace], ..PLAIN }),
-    row("32", ("passed-raw", "raw socket passed by an outsider"), Stopped, handed::passed_raw, &[])
+    row("32", ("passed-raw", "raw socket passed by an outsider"), Stopped, handed::passed_raw, &[Security])
         .but(More { passes: Passes::Raw, open: &[Slice, RunRoot, RunUid, Namespace], ..PLAIN }),
     row(
         "32",
         ("passed-join", "group joined on a socket passed by an outsider"),
         Stopped,
         handed::passed_join,
-        &[],
+        &[Security],
     )
     .but(More { passes: Passes::Datagram, open: &[Slice, RunRoot, RunUid, Namespace], ..PLAIN }),
-    row("32", ("pidfd-getfd", "connection taken out of an outsider"), Stopped, handed::taken, &[Jail])
-        .but(More { open: &[Slice], ..PLAIN }),
+    row(
+        "32",
+        ("pidfd-getfd", "connection taken out of an outsider"),
+        Stopped,
+        handed::taken,
+        &[Jail, Security],
+    )
+    .but(More { open: &[Slice], ..PLAIN }),
     row("35", ("clone-into", "process started in another cgroup"), Stopped, handed::clone_out, &[Jail])
         .but(More { proof: Proof::Success, open: &[Slice], ..PLAIN }),
-    row("38", ("abstract-socket", "abstract address of an outsider"), Stopped, handed::abstract_door, &[])
-        .but(More { open: &[Slice, RunRoot, RunUid], ..PLAIN }),
+    row(
+        "38",
+        ("abstract-socket", "abstract address of an outsider"),
+        Stopped,
+        handed::abstract_door,
+        &[Security],
+    )
+    .but(More { open: &[Slice, RunRoot, RunUid], open_still: &[Slice], ..PLAIN }),
     row("40", ("new-namespace", "network namespace of its own"), Stopped, handed::new_namespace, &[]).but(
         More {
             control: Control::None(
@@ -79,13 +97,18 @@ pub(super) static ROWS: [Vector; 17] = [
             ..PLAIN
         },
     ),
-    row("58", ("debugger", "attach to an outsider as a debugger"), Stopped, handed::debugger, &[Jail])
+    row(
+        "58",
+        ("debugger", "attach to an outsider as a debugger"),
+        Stopped,
+        handed::debugger,
+        &[Jail, Security],
+    )
+    .but(More { proof: Proof::Success, open: &[Slice], ..PLAIN }),
+    row("59", ("memory", "write an outsider's memory"), Stopped, handed::memory, &[Jail, Security])
         .but(More { proof: Proof::Success, open: &[Slice], ..PLAIN }),
-    row("59", ("memory", "write an outsider's memory"), Stopped, handed::memory, &[Jail]).but(More {
-        proof: Proof::Success,
-        open: &[Slice],
-        ..PLAIN
-    }),
+    row("61", ("kernel-programs", "manage kernel programs"), Stopped, handed::programs, &[Jail, Security])
+        .but(More { proof: Proof::Success, open: &[Slice, Namespace], ..PLAIN }),
     row("33", ("move-out", "move to another cgroup, then connect"), Stopped, handed::move_out, &[Jail])
         .but(More { open: &[Slice], ..PLAIN }),
 ];

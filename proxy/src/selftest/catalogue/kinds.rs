@@ -7,7 +7,7 @@ use super::{More, PLAIN, Proof, Vector, row};
 use crate::selftest::attempts::kinds;
 use crate::selftest::report::{Expected, Layer, Method};
 use Expected::Stopped;
-use Layer::{Connect, Create, Egress, Jail, Sendmsg, Sentinel};
+use Layer::{Connect, Create, Egress, Jail, Security, Sendmsg, Sentinel};
 use Method::{Namespace, Slice};
 
 pub(super) static ROWS: [Vector; 18] = [
@@ -34,26 +34,29 @@ pub(super) static ROWS: [Vector; 18] = [
         kinds::raw_header,
         &[Create, Egress],
     ),
-    row("16", ("packet-frame", "frames by a packet socket"), Stopped, kinds::packet_frame, &[Jail])
+    row("16", ("packet-frame", "frames by a packet socket"), Stopped, kinds::packet_frame, &[Jail, Security])
         .but(More { open: &[Slice, Namespace], ..PLAIN }),
-    row("16", ("packet-datagram", "packets by a packet socket"), Stopped, kinds::packet_datagram, &[Jail])
-        .but(More { open: &[Slice, Namespace], ..PLAIN }),
-    row("16", ("xdp", "XDP socket"), Stopped, kinds::express, &[Jail]).but(More {
+    row(
+        "16",
+        ("packet-datagram", "packets by a packet socket"),
+        Stopped,
+        kinds::packet_datagram,
+        &[Jail, Security],
+    )
+    .but(More { open: &[Slice, Namespace], ..PLAIN }),
+    row("16", ("xdp", "XDP socket"), Stopped, kinds::express, &[Jail, Security]).but(More {
         proof: Proof::Success,
         open: &[Slice, Namespace],
         ..PLAIN
     }),
-    row("17", ("vsock", "stream to the hypervisor"), Stopped, kinds::hypervisor, &[Jail]).but(More {
+    row("17", ("vsock", "stream to the hypervisor"), Stopped, kinds::hypervisor, &[Jail, Security])
+        .but(More { proof: Proof::Success, open: &[Slice, Namespace], ..PLAIN }),
+    row("18", ("alg", "the kernel's cipher sockets"), Stopped, kinds::crypto, &[Jail, Security]).but(More {
         proof: Proof::Success,
         open: &[Slice, Namespace],
         ..PLAIN
     }),
-    row("18", ("alg", "the kernel's cipher sockets"), Stopped, kinds::crypto, &[Jail]).but(More {
-        proof: Proof::Success,
-        open: &[Slice, Namespace],
-        ..PLAIN
-    }),
-    row("18", ("families", "every other family"), Stopped, kinds::families, &[Jail]).but(More {
+    row("18", ("families", "every other family"), Stopped, kinds::families, &[Jail, Security]).but(More {
         proof: Proof::Success,
         open: &[Slice, Namespace],
         ..PLAIN

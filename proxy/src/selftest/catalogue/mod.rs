@@ -42,6 +42,8 @@ pub(super) struct More {
     pub(super) passes: Passes,
     /// Where it is known to get out.
     pub(super) open: &'static [Method],
+    /// Where it is known to get out although a layer on security hooks is there and among those that stop it.
+    pub(super) open_still: &'static [Method],
     /// Where it means nothing.
     pub(super) skips: &'static [Method],
     /// The port at which a redirected connection asked to arrive, if it is not the row's own.
@@ -84,6 +86,7 @@ const PLAIN: More = More {
     control: Control::Outsider,
     passes: Passes::Nothing,
     open: &[],
+    open_still: &[],
     skips: &[],
     lands: 0,
     provoked: false,
@@ -100,6 +103,11 @@ const fn row(
 }
 
 impl Vector {
+    /// Where it is known to get out, with the layer on security hooks or without.
+    pub(super) fn open(&self, secured: bool) -> &'static [Method] {
+        if secured && self.layers.contains(&Layer::Security) { self.more.open_still } else { self.more.open }
+    }
+
     const fn but(mut self, more: More) -> Self {
         self.more = more;
         self

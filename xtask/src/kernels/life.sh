@@ -1,0 +1,69 @@
+#!/bin/busybox sh
+# A daemon's life in the guest, as far as the programs on security hooks go: one line `life: ok WHAT` or `life: failed WHAT` each.
+# An agent here is a shell that enters the agents' cgroup with every right, and looks into a process outside.
+PATH=/bin:/busy
+/bin/busybox mkdir -p /busy /var/chaperone/policies /var/empty
+/bin/busybox --install -s /busy
+echo 'root:x:0:0:root:/:/bin/sh' > /etc/passwd
+cat > /etc/chaperone.toml <<'END'
+state_dir = "/var/chaperone/state"
+runtime_dir = "/run/chaperone"
+policy_dir = "/var/chaperone/policies"
+[intercept]
+security_hooks = true
+[dns]
+enabled = false
+[[agent]]
+name = "worker"
+END
+echo '@id("none") forbid (principal, action, resource);' > /var/chaperone/policies/test.cedar
+: > /var/chaperone/policies/columns.toml
+
+pins() { ls -d /sys/fs/bpf/chaperone/v*/secure_* 2>/dev/null | wc -l; }
+# What an agent that tries says; the daemon removes empty cgroups when it starts.
+attempt() {
+  mkdir -p "$box"
+  sh -c 'echo $$ > "$0/cgroup.procs" && echo entered && cat /proc/1/environ 2>&1' "$box"
+}
+box=/sys/fs/cgroup/agents.slice/worker/box
+# Whether the first process's environment can be read, among the agents or outside.
+agent() { attempt > /var/tried; grep -q HOME= /var/tried; }
+refused() { attempt > /var/tried; grep -q entered /var/tried && ! grep -q HOME= /var/tried; }
+outsider() { grep -q HOME= /proc/1/environ; }
+start() {
+  chaperone daemon --config /etc/chaperone.toml 2>> /var/daemon.log &
+  daemon=$!
+  tries=0
+  until chaperone status --config /etc/chaperone.toml > /var/status 2>/dev/null; do
+    tries=$((tries + 1)); [ $tries -gt 60 ] && break; sleep 0.5
+  done
+}
+within() { tries=0; until "$@"; do tries=$((tries + 1)); [ $tries -gt 20 ] && return 1; sleep 0.5; done; }
+check() { what=$1; shift; if "$@"; then echo "life: ok $what"; else echo "life: failed $what"; cat /var/tried; tail -5 /var/daemon.log; fi; }
+all() { [ "$(pins)" = 13 ]; }
+none() { [ "$(pins)" = 0 ]; }
+unlinked() { rm /sys/fs/bpf/chaperone/v*/secure_*; }
+
+start
+check "a daemon puts every program in place" all
+check "an agent sees nothing of a process outside" refused
+check "an outsider does" outsider
+unlinked
+check "an agent sees nothing while the pins are gone" refused
+check "a daemon pins them again" within all
+kill -9 $daemon; wait $daemon 2>/dev/null
+check "an agent sees nothing when the daemon was killed" refused
+check "the pins outlive it" all
+start
+check "a daemon that starts again takes them over" all
+check "an agent still sees nothing" refused
+kill $daemon; wait $daemon 2>/dev/null
+sed -i 's/security_hooks = true/security_hooks = false/' /etc/chaperone.toml
+start
+check "a daemon that is told to do without takes them away" none
+# The kernel takes a program away some moments after its last link.
+check "an agent then sees it, so that it was these programs" within agent
+kill $daemon; wait $daemon 2>/dev/null
+chaperone uninstall --config /etc/chaperone.toml > /dev/null 2>&1
+check "nothing is left" test ! -e /sys/fs/bpf/chaperone
+echo "life: over"
