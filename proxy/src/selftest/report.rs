@@ -237,6 +237,19 @@ impl Report {
         cells.filter(|cell| *cell == verdict).count()
     }
 
+    /// How many of the known ways out a layer on security hooks would close; none where there is one.
+    fn closable(&self) -> Option<usize> {
+        let names = Layer::Security.programs();
+        let there = |name: &&str| self.programs.iter().any(|(one, effective)| one == name && *effective);
+        if names.iter().all(|name| there(name) && !self.without.iter().any(|one| one == name)) {
+            return None;
+        }
+        let rows = self.rows.iter().filter(|row| row.layers.contains(&Layer::Security));
+        let cells =
+            rows.flat_map(|row| row.seen.iter().filter(|(method, _)| row.verdict(*method) == Verdict::Known));
+        Some(cells.count())
+    }
+
     /// For people.
     #[must_use]
     pub fn table(&self) -> String {
@@ -276,6 +289,12 @@ impl Report {
             self.count(Verdict::Bad),
             self.count(Verdict::Untried),
         ));
+        line(match self.closable() {
+            None => "security hooks: in effect".to_owned(),
+            Some(count) => {
+                format!("security hooks: not in effect; they would close up to {count} of the known ways out")
+            }
+        });
         text
     }
 }
@@ -340,6 +359,26 @@ mod tests {
         assert!(!row(Expected::Stopped, Shown::Missed(String::new()), refused(), &[]).is_good());
         let impossible = row(Expected::Stopped, Shown::Impossible(String::new()), refused(), &[]);
         assert_eq!(impossible.verdict(Method::Slice), Verdict::Untried);
+    }
+
+    #[test]
+    fn what_security_hooks_would_close_is_counted_until_they_are_in_effect() {
+        let out = || Seen::Out("a frame".to_owned());
+        let mut held = row(Expected::Stopped, seen(), out(), &[Method::Slice]);
+        held.layers = vec![Layer::Jail, Layer::Security];
+        let mut report = Report {
+            kernel: String::new(),
+            modules: String::new(),
+            programs: Vec::new(),
+            without: Vec::new(),
+            rows: vec![held, row(Expected::Stopped, seen(), out(), &[Method::Slice])],
+            untried: Vec::new(),
+        };
+        assert_eq!(report.closable(), Some(1));
+        report.programs = Layer::Security.programs().iter().map(|name| ((*name).to_owned(), true)).collect();
+        assert_eq!(report.closable(), None);
+        report.without = vec!["secure_bpf".to_owned()];
+        assert_eq!(report.closable(), Some(1));
     }
 
     #[test]
