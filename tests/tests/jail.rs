@@ -25,6 +25,8 @@ mod crowds;
 mod launchers;
 #[path = "jail/others.rs"]
 mod others;
+#[path = "jail/terminal.rs"]
+mod terminal;
 #[path = "jail/undoing.rs"]
 mod undoing;
 

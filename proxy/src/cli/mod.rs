@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod guard;
 pub mod live;
 pub mod policy;
+mod relay;
 pub mod run;
 pub mod selftest;
 

@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 use nix::unistd::Uid;
 
+use super::relay;
 use crate::config::Config;
 use crate::control::{Answer, Call, Client};
 use crate::identity::Steps;
@@ -33,6 +34,9 @@ pub struct Args {
     /// User to run as, by name or number, with that user's group and no others, and with that user's home as `HOME`. Root only.
     #[arg(long)]
     pub uid: Option<String>,
+    /// This process is on a terminal that was made for it.
+    #[arg(long, hide = true)]
+    pub relayed: bool,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
@@ -57,6 +61,12 @@ pub fn launch(launch: Launch) -> anyhow::Result<ExitCode> {
         bail!("no agent named `{}` is configured", launch.args.agent);
     }
     config.jail.hidden.push(launch.file.config);
+    if launch.args.relayed {
+        relay::take_terminal()?;
+    } else if relay::is_needed() {
+        let account = launch.args.uid.as_deref().map(Account::named).transpose()?;
+        return relay::run(account.map(|account| account.uid));
+    }
     if Uid::effective().is_root() {
         let steps = Steps::new(&config.identity.steps, &config.identity.parent);
         run(launch.args, &config.intercept, &steps, &config.jail)

@@ -61,7 +61,9 @@ pub use proxy_common::names::SLOTS;
 pub use security::{NAMES as SECURITY_PROGRAMS, secured};
 pub use sights::{Sight, Sights};
 pub use sys::raw;
-pub use sys::{close_descriptors_on_exec, make_mounts_read_only, process_handle};
+pub use sys::{
+    close_descriptors_on_exec, make_mounts_read_only, process_handle, set_window_size, window_size,
+};
 pub use unreachable::Unreachable;
 pub use uplinks::{Uplink, uplinks};
 

@@ -330,6 +330,29 @@ pub fn make_mounts_read_only(path: &Path) -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Rows and columns of a terminal.
+///
+/// # Errors
+/// When it is none.
+pub fn window_size(terminal: &impl AsFd) -> io::Result<libc::winsize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the buffer is the kernel's own structure and outlives the call.
+    // JUSTIFICATION: no safe wrapper among the dependencies.
+    let failed = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    if failed == 0 { Ok(size) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a terminal a size, and tells whoever is in front of it.
+///
+/// # Errors
+/// When it is none.
+pub fn set_window_size(terminal: &impl AsFd, size: &libc::winsize) -> io::Result<()> {
+    // SAFETY: the buffer is the kernel's own structure and outlives the call.
+    // JUSTIFICATION: no safe wrapper among the dependencies.
+    let failed = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const *size) };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A handle on the process that has this id now; it never means another one.
 ///
 /// # Errors

@@ -13,7 +13,8 @@ use super::error::JailError;
 /// Whom the process becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    uid: Uid,
+    /// Its number.
+    pub uid: Uid,
     gid: Gid,
     /// What it is called.
     pub name: String,

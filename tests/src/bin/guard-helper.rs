@@ -40,6 +40,7 @@ fn launch() -> Result<ExitCode> {
     let args = run::Args {
         agent: "reporter".to_owned(),
         step: Some("test".to_owned()),
+        relayed: false,
         uid: (!uid.is_empty()).then_some(uid),
         command: ["python3".into(), "-c".into(), of("LAUNCH_SCRIPT")?.into()].into(),
     };
