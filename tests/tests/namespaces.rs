@@ -234,14 +234,14 @@ fn two_namespaces_with_equal_source_ports_keep_their_own_identities() {
         format!(
             "unshare(); raise_loopback(); patient(FAR).close()\n\
              s = socket.socket(); s.bind(('127.0.0.1', 23456)); s.connect(('192.0.2.{name}', 5432))\n\
-             print(s.getsockname()[1], s.getpeername()[0], flush=True); print(attempt(lambda: s.recv(1))); time.sleep(1)"
+             print(s.getsockname()[1], flush=True); print(attempt(lambda: s.recv(1))); time.sleep(1)"
         )
     };
     let begin = |name: &str| Running::start(&mut stage.python(name, &script(name))).unwrap();
     let (one, two) = (begin("1"), begin("2"));
-    for (running, name) in [(one, "1"), (two, "2")] {
+    for running in [one, two] {
         let said = running.finish(LIMIT).unwrap().success().unwrap();
-        assert_eq!(said.trim(), format!("23456 192.0.2.{name}\nECONNRESET"));
+        assert_eq!(said.trim(), "23456\nECONNRESET");
     }
     let refused = stage.records("connection_refused", 2);
     for name in ["1", "2"] {
