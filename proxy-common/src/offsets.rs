@@ -3,7 +3,7 @@
 //! They differ between kernels; the daemon reads them from the kernel's type information (BTF) and gives them to the object before
 //! it loads it. INVARIANT: one daemon's object gets one kernel's offsets; nothing is guessed.
 
-/// Bytes from the start of the structure that each name begins with.
+/// Bytes from the start of the structure that each name begins with; one bit has a mask beside them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
@@ -13,6 +13,12 @@ pub struct Offsets {
     pub sock_family: u32,
     /// `struct sock`: the cgroup it was made in.
     pub sock_cgroup: u32,
+    /// `struct sock`: the byte that tells whether the kernel made it for itself.
+    pub sock_kernel: u32,
+    /// The bit of that byte.
+    pub sock_kernel_mask: u32,
+    /// `struct sock`: how memory is allocated for it.
+    pub sock_allocation: u32,
     /// `struct cgroup`: depth below the root.
     pub cgroup_level: u32,
     /// `struct cgroup`: its ancestors, from the root to itself (6.1).
@@ -43,6 +49,9 @@ impl Offsets {
         socket_sk: 0,
         sock_family: 0,
         sock_cgroup: 0,
+        sock_kernel: 0,
+        sock_kernel_mask: 0,
+        sock_allocation: 0,
         cgroup_level: 0,
         cgroup_ancestors: 0,
         cgroup_node: 0,
@@ -57,7 +66,7 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 56);
+const _: () = assert!(size_of::<Offsets>() == 68);
 
 /// A command of `bpf(2)` that there is none of: what comes of it shows whether the kernel asks the programs. It takes programs for
 /// security hooks also where it asks none of them, which is decided when it is booted.

@@ -15,6 +15,8 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 const FORMAT: u16 = 0xf000;
 const SOCKET: u16 = 0xc000;
+/// `__GFP_IO` and `__GFP_FS`: memory for a program's socket may be had by writing to files and disks.
+const FILES_AND_DISKS: u32 = 0xc0;
 
 /// Reads one offset. A constant of this object: the verifier knows its value.
 macro_rules! offset {
@@ -38,6 +40,15 @@ pub fn sock(socket: u64) -> u64 {
     read(socket, offset!(socket_sk))
 }
 
+/// Whether the kernel made an inner socket for itself, or took it over for a disk or a file system: it sends on those in the time
+/// of whoever happens to wait, and who made them says nothing about him. No call of a program's does either to a socket.
+#[inline(always)]
+pub fn is_kernels(sock: u64) -> bool {
+    let bits: u8 = read(sock, offset!(sock_kernel));
+    let allocation: u32 = read(sock, offset!(sock_allocation));
+    u32::from(bits) & offset!(sock_kernel_mask) != 0 || allocation & FILES_AND_DISKS != FILES_AND_DISKS
+}
+
 /// Address family of an inner socket.
 #[inline(always)]
 pub fn family(sock: u64) -> u32 {
@@ -58,12 +69,24 @@ pub fn account_of_task(task: u64, parent: &Parent) -> Option<u64> {
     account(read(set, offset!(css_set_cgroup)), parent)
 }
 
-/// The `struct socket` of a file; 0 if it is no socket's.
+/// Whether a file is a socket's; one that cannot be looked at counts as one.
 #[inline(always)]
-pub fn socket_of(file: u64) -> u64 {
+pub fn is_socket(file: u64) -> bool {
     let inode: u64 = read(file, offset!(file_inode));
     let mode: u16 = read(inode, offset!(inode_mode));
-    if mode & FORMAT == SOCKET { read(file, offset!(file_data)) } else { 0 }
+    mode == 0 || mode & FORMAT == SOCKET
+}
+
+/// The `struct socket` of a socket's file.
+#[inline(always)]
+pub fn socket_of(file: u64) -> u64 {
+    read(file, offset!(file_data))
+}
+
+/// A number of the calling process's request to `bpf(2)`, which the kernel has copied.
+#[inline(always)]
+pub fn request_word(request: u64, at: u32) -> u32 {
+    read(request, at)
 }
 
 /// What an inner unix socket is bound to.

@@ -18,6 +18,8 @@ pub fn peer(sock: u64) -> i32 {
         return rules::ALLOW;
     }
     let denied = match kernel::name(sock) {
+        // Nothing can be read of it.
+        _ if sock == 0 => denies(&agent),
         Name::None => false,
         Name::Abstract => denies_abstract(&agent),
         Name::Path => denies(&agent),

@@ -2,10 +2,11 @@
 //!
 //! They run for every process of the machine and pass whoever is no agent after one comparison. An agent may make sockets of
 //! four families, use sockets that its own account made, reach unix sockets as the operator says, and neither look into
-//! processes outside nor manage kernel programs. Minimum kernel 6.1 with `bpf` among its security modules; optional.
+//! processes outside nor signal them nor manage kernel programs. Minimum kernel 6.1 with `bpf` among its security modules; optional.
 //! INVARIANT: these only ever refuse; whatever cannot be read of the kernel's structures counts as an outsider's.
-//! Known limits: a file of another kind than a socket may be handed in (a tunnel device say); before 6.5 `sendfile` to a socket
-//! that was inherited is not seen; a move to another cgroup has no hook.
+//! Known limits: a file of another kind than a socket may be handed in (a tunnel device, a ring of `io_uring`); a socket that was
+//! inherited can be spliced from, and before 6.5 to; a move to another cgroup has no hook. Before 6.1.54 a kernel with full preemption
+//! may skip a program for a thread that interrupts another one in it.
 //!
 //! Verdicts: 0 allows, a negative error number denies.
 
@@ -66,6 +67,11 @@ pub fn secure_option(ctx: LsmContext) -> i32 {
     used(&ctx)
 }
 
+#[lsm(hook = "socket_getsockopt")]
+pub fn secure_ask(ctx: LsmContext) -> i32 {
+    used(&ctx)
+}
+
 /// All these hooks have the socket first.
 #[inline(always)]
 fn used(ctx: &LsmContext) -> i32 {
@@ -99,7 +105,19 @@ pub fn secure_trace(ctx: LsmContext) -> i32 {
 
 #[lsm(hook = "bpf")]
 pub fn secure_bpf(ctx: LsmContext) -> i32 {
-    rules::programs(ctx.arg(0))
+    let request: *const c_void = ctx.arg(1);
+    rules::programs(ctx.arg(0), request as u64)
+}
+
+#[lsm(hook = "bpf_map")]
+pub fn secure_table(_ctx: LsmContext) -> i32 {
+    rules::table()
+}
+
+#[lsm(hook = "task_kill")]
+pub fn secure_kill(ctx: LsmContext) -> i32 {
+    let (task, signal): (*const c_void, i32) = (ctx.arg(0), ctx.arg(2));
+    rules::signal(task as u64, signal)
 }
 
 /// "LSM programs must have a GPL compatible license", says the kernel, and the helper that reads its structures wants one too.

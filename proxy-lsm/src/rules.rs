@@ -20,13 +20,22 @@ const AF_NETLINK: u32 = 16;
 const BPF_OBJ_GET: i32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_PROG_QUERY: i32 = 16;
+/// Calls that put programs somewhere, and where their requests (`union bpf_attr`) say what kind they are.
+const BPF_PROG_LOAD: i32 = 5;
+const BPF_PROG_ATTACH: i32 = 8;
+const BPF_PROG_DETACH: i32 = 9;
+const BPF_LINK_CREATE: i32 = 28;
+const PROG_TYPE: u32 = 0;
+const ATTACH_TYPE: u32 = 8;
+const CGROUP_DEVICE_PROGRAM: u32 = 15;
+const CGROUP_DEVICE_HOOK: u32 = 6;
 /// `PTRACE_MODE_ATTACH`: more than a look.
 const ATTACH: u32 = 2;
 
 /// A socket is made.
 #[inline(always)]
 pub fn family(family: u32) -> i32 {
-    if matches!(family, AF_UNIX | AF_INET | AF_INET6 | AF_NETLINK) {
+    if is_known(family) {
         return ALLOW;
     }
     let Some(agent) = Agent::now() else { return ALLOW };
@@ -39,33 +48,43 @@ pub fn family(family: u32) -> i32 {
 pub fn socket(socket: u64) -> i32 {
     let Some(agent) = Agent::now() else { return ALLOW };
     let sock = kernel::sock(socket);
-    let family = kernel::family(sock);
     // Whom a unix socket reaches is looked at when it does.
-    if family == AF_UNIX || kernel::maker(sock, &agent.parent) == Some(agent.account) {
+    if sock != 0 && kernel::family(sock) == AF_UNIX {
         return ALLOW;
     }
-    refuse(&agent, Reason::SocketForeign, family);
+    judge(&agent, sock)
+}
+
+/// A socket that is none of the unix ones. One of another family may have been made before these programs were there.
+#[inline(always)]
+fn judge(agent: &Agent, sock: u64) -> i32 {
+    let family = kernel::family(sock);
+    let own = is_known(family) && kernel::maker(sock, &agent.parent) == Some(agent.account);
+    if own || sock != 0 && kernel::is_kernels(sock) {
+        return ALLOW;
+    }
+    refuse(agent, Reason::SocketForeign, family);
     EPERM
+}
+
+#[inline(always)]
+fn is_known(family: u32) -> bool {
+    matches!(family, AF_UNIX | AF_INET | AF_INET6 | AF_NETLINK)
 }
 
 /// A file arrives from another process.
 #[inline(always)]
 pub fn file(file: u64) -> i32 {
     let Some(agent) = Agent::now() else { return ALLOW };
-    let socket = kernel::socket_of(file);
-    if socket == 0 {
+    if !kernel::is_socket(file) {
         return ALLOW;
     }
-    let sock = kernel::sock(socket);
-    if kernel::maker(sock, &agent.parent) == Some(agent.account) {
-        return ALLOW;
+    let sock = kernel::sock(kernel::socket_of(file));
+    if sock != 0 && kernel::family(sock) == AF_UNIX {
+        let own = kernel::maker(sock, &agent.parent) == Some(agent.account);
+        return if own { ALLOW } else { local::handed(&agent) };
     }
-    let family = kernel::family(sock);
-    if family == AF_UNIX {
-        return local::handed(&agent);
-    }
-    refuse(&agent, Reason::SocketForeign, family);
-    EPERM
+    judge(&agent, sock)
 }
 
 /// A process is looked into, or taken hold of.
@@ -82,9 +101,32 @@ pub fn process(task: u64, mode: u32) -> i32 {
     EPERM
 }
 
-/// Kernel programs and their tables are managed. A unit that becomes an agent asks in its own cgroup whether it is guarded.
+/// A process is sent a signal. Asking whether it is there, by no signal, is free.
 #[inline(always)]
-pub fn programs(command: i32) -> i32 {
+pub fn signal(task: u64, signal: i32) -> i32 {
+    if signal == 0 {
+        return ALLOW;
+    }
+    let Some(agent) = Agent::now() else { return ALLOW };
+    if kernel::account_of_task(task, &agent.parent) == Some(agent.account) {
+        return ALLOW;
+    }
+    refuse(&agent, Reason::Process, 0);
+    EPERM
+}
+
+/// A table of kernel programs is opened: a ring that is mapped can be read empty before the daemon does.
+#[inline(always)]
+pub fn table() -> i32 {
+    let Some(agent) = Agent::now() else { return ALLOW };
+    refuse(&agent, Reason::Programs, 0);
+    EPERM
+}
+
+/// Kernel programs and their tables are managed. A unit that becomes an agent asks in its own cgroup whether it is guarded, and a
+/// container's runtime that is one says from there which devices the container may have.
+#[inline(always)]
+pub fn programs(command: i32, request: u64) -> i32 {
     // Somebody asks whether the kernel asks us.
     if command == PROBE_COMMAND {
         return PROBE_ANSWER;
@@ -93,6 +135,16 @@ pub fn programs(command: i32) -> i32 {
         return ALLOW;
     }
     let Some(agent) = Agent::now() else { return ALLOW };
+    let about_devices = match command {
+        BPF_PROG_LOAD => kernel::request_word(request, PROG_TYPE) == CGROUP_DEVICE_PROGRAM,
+        BPF_PROG_ATTACH | BPF_PROG_DETACH | BPF_LINK_CREATE => {
+            kernel::request_word(request, ATTACH_TYPE) == CGROUP_DEVICE_HOOK
+        }
+        _ => false,
+    };
+    if about_devices {
+        return ALLOW;
+    }
     refuse(&agent, Reason::Programs, 0);
     EPERM
 }

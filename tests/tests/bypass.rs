@@ -125,8 +125,9 @@ rows! { guarded, is_held:
     fn destination_options(); fn flow_label(); fn bind_device(); fn bind_device_index(); fn unicast_if4();
     fn unicast_if6(); fn pktinfo4(); fn pktinfo6(); fn scope(); fn mark(); fn mark_message();
     fn free_bind(); fn free_bind6(); fn transparent(); fn early_connect(); fn early_send(); fn early_raw();
-    fn early_connected(); fn passed_connect(); fn passed_send(); fn passed_connected();
+    fn early_connected(); fn early_uses(); fn passed_connect(); fn passed_send(); fn passed_connected();
     fn passed_connected_udp(); fn passed_raw(); fn passed_join(); fn pidfd_getfd(); fn clone_into(); fn abstract_socket();
+    fn abstract_datagram();
     fn new_namespace(); fn take_port(); fn dial_proxy(); fn udp_elsewhere(); fn udp_connected_with();
     fn tcp_again(); fn udp_dns(); fn tcp_tls_dns(); fn udp4(); fn udp6(); fn udp_quic(); fn udp_ntp();
     fn udp_familyless(); fn udp_connected(); fn udp_connected6(); fn udp_broadcast(); fn udp_multicast4();
@@ -157,12 +158,12 @@ rows! { undefended, gets_out_undefended:
     fn upper_layer(); fn igmp_join(); fn igmp_join_group(); fn igmp_join_source();
     fn igmp_join_source_group(); fn igmp_filter(); fn mld_join(); fn mld_join_group();
     fn mld_join_source_group(); fn anycast(); fn passed_connected(); fn passed_connected_udp(); fn passed_raw();
-    fn passed_join(); fn abstract_socket();
+    fn passed_join(); fn abstract_socket(); fn abstract_datagram();
 }
 
 rows! { unjailed, gets_out_unjailed:
     fn packet_frame(); fn packet_datagram(); fn xdp(); fn vsock(); fn alg(); fn families(); fn early_raw();
-    fn early_connected(); fn pidfd_getfd(); fn clone_into(); fn debugger(); fn memory(); fn kernel_programs();
+    fn early_connected(); fn early_uses(); fn pidfd_getfd(); fn clone_into(); fn debugger(); fn memory(); fn kernel_programs();
     fn routes(); fn move_out();
 }
 

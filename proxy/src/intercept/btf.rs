@@ -1,8 +1,7 @@
 //! Where fields lie in the running kernel's structures, by its own type information (BTF).
 //!
 //! Format: <https://docs.kernel.org/bpf/btf.html>. Read for the programs on security hooks alone, which follow pointers that no
-//! stable context gives them. INVARIANT: a field that is not found is an error; nothing is guessed. Limits: the byte order of the
-//! machine; bit fields have no offset here.
+//! stable context gives them. INVARIANT: a field that is not found is an error; nothing is guessed. Limit: the machine's byte order.
 
 use std::io;
 use std::path::Path;
@@ -55,7 +54,11 @@ impl Types {
 
     /// Where the programs find what they read.
     pub(super) fn offsets(&self) -> io::Result<Offsets> {
+        let (sock_kernel, sock_kernel_mask) = self.bit("sock", "sk_kern_sock")?;
         Ok(Offsets {
+            sock_kernel,
+            sock_kernel_mask,
+            sock_allocation: self.find(&[("sock", "sk_allocation")])?,
             socket_sk: self.find(&[("socket", "sk")])?,
             sock_family: self.find(&[("sock", "__sk_common"), ("sock_common", "skc_family")])?,
             sock_cgroup: self.find(&[("sock", "sk_cgrp_data"), ("sock_cgroup_data", "cgroup")])?,
@@ -76,17 +79,25 @@ impl Types {
     /// Where a field lies: each step is one in the structure before.
     fn find(&self, steps: &[(&str, &str)]) -> io::Result<u32> {
         steps.iter().try_fold(0_u32, |sum, (structure, field)| {
-            let found = self.field(structure, field).and_then(|offset| sum.checked_add(offset));
-            found.ok_or_else(|| io::Error::other(format!("this kernel's `{structure}` has no `{field}`")))
+            let bits = self.field(structure, field).filter(|bits| bits % 8 == 0);
+            let found = bits.and_then(|bits| sum.checked_add(bits / 8));
+            found.ok_or_else(|| missing(structure, field))
         })
     }
 
+    /// In which byte of a structure a field of one bit lies, and which bit it is.
+    fn bit(&self, structure: &str, field: &str) -> io::Result<(u32, u32)> {
+        let bits = self.field(structure, field).ok_or_else(|| missing(structure, field))?;
+        let within = if cfg!(target_endian = "little") { bits % 8 } else { 7 - bits % 8 };
+        Ok((bits / 8, 1 << within))
+    }
+
+    /// Bits from the start of a structure to a field of it.
     fn field(&self, structure: &str, field: &str) -> Option<u32> {
         self.starts
             .iter()
             .filter(|start| self.kind(**start) == Some(STRUCT) && self.is_named(**start, structure))
             .find_map(|start| self.bits(*start, field, DEPTH_MAX))
-            .and_then(|bits| (bits % 8 == 0).then_some(bits / 8))
     }
 
     /// Bits from the start of a structure to a field of it, or of a nameless one in it.
@@ -153,6 +164,10 @@ impl Types {
     }
 }
 
+fn missing(structure: &str, field: &str) -> io::Error {
+    io::Error::other(format!("this kernel's `{structure}` has no `{field}`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,11 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found_in_nameless_structures_and_bit_fields_are_not() {
+    fn fields_are_found_in_nameless_structures_and_bits_with_their_byte() {
         let types = Types::parse(sample()).unwrap();
         assert_eq!(types.field("outer", "first"), Some(0));
-        assert_eq!(types.field("outer", "b"), Some(12));
-        assert_eq!(types.field("outer", "flag"), None, "not at a byte");
+        assert_eq!(types.find(&[("outer", "b")]).unwrap(), 12);
+        assert!(types.find(&[("outer", "flag")]).is_err(), "not at a byte");
+        assert_eq!(types.bit("outer", "flag").unwrap(), (16, 2));
         assert_eq!(types.field("outer", "int"), None);
         assert_eq!(types.field("inner", "a"), None);
     }

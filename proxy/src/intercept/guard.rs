@@ -114,7 +114,7 @@ impl Guard {
         let counted = Accounts::open(&tables).and_then(|accounts| accounts.counts());
         let counts_are_new = counted.is_ok_and(|counted| !counted.is_empty()).not();
         let generation = pins.generation(&programs::OBJECTS, parent.id());
-        let mut object = None;
+        let (mut object, before) = (None, optional::standing(&pins.everything()?));
         let (links, features) = Fitting {
             settings,
             tree: &tree,
@@ -123,7 +123,7 @@ impl Guard {
             parent: &parent,
             daemon: daemon.as_ref(),
             generation: &generation,
-            before: &[],
+            before: &before,
             held: &[],
             object: &mut object,
         }
@@ -393,7 +393,7 @@ pub fn effective(settings: &Settings, target: &Cgroup) -> Result<Vec<ProgramStat
     let generations = Pins::new(&settings.pin_dir).generations()?;
     let read = |generation: &Path| -> Vec<ProgramStatus> {
         // What the kernel took is pinned; what it refused is not asked for.
-        let pinned = optional::wanted(settings).filter(|hook| generation.join(hook.0).exists());
+        let pinned = optional::pinned(settings, generation);
         needed(settings).chain(pinned).map(|hook| programs::status(hook, target, generation)).collect()
     };
     let mut best = read(&settings.pin_dir);

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfError;
 use aya::maps::MapData;
@@ -113,6 +113,23 @@ pub(super) fn wanted(settings: &Settings) -> impl Iterator<Item = Hook> {
     single.chain(layer.into_iter().flatten())
 }
 
+/// What of that may never be left out again: a layer that stands in one of these generations, whoever made it.
+pub(super) fn standing(generations: &[PathBuf]) -> Vec<Feature> {
+    let layer = Feature { name: security::LAYER, purpose: security::PURPOSE, refused: None };
+    if generations.iter().any(|generation| security::stands_in(generation)) {
+        vec![layer]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Hooks of what the settings ask for and is pinned in a generation: of a layer all, if any is.
+pub(super) fn pinned(settings: &Settings, generation: &Path) -> Vec<Hook> {
+    let is_pinned = |hook: &Hook| generation.join(hook.0).exists();
+    let has_layer = security::hooks().any(|hook| is_pinned(&hook));
+    wanted(settings).filter(|hook| is_pinned(hook) || has_layer && hook.1 == sys::SECURITY_HOOK).collect()
+}
+
 /// Hooks of what the settings ask for and the kernel took.
 pub(super) fn taken(settings: &Settings, features: &[Feature]) -> impl Iterator<Item = Hook> {
     wanted(settings).filter(|(name, kind)| {
@@ -192,7 +209,8 @@ impl Optional<'_> {
             return Ok((Vec::new(), None));
         }
         let mut ready = None;
-        let attached = security::hooks().map(|hook| self.secured(hook, &mut ready)).collect::<Result<_, _>>();
+        let attached: Result<_, _> = security::hooks().map(|hook| self.secured(hook, &mut ready)).collect();
+        let attached = attached.and_then(|links| security::require_asked().map(|()| links));
         let (links, refused) = match attached {
             Ok(links) => (links, None),
             Err(problem) if was_taken(security::LAYER, before) => return Err(problem),

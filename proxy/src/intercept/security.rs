@@ -11,7 +11,8 @@ use std::path::Path;
 use aya::programs::links::FdLink;
 use aya::programs::{Lsm, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
-use proxy_common::offsets::{PROBE_ANSWER, PROBE_COMMAND};
+use nix::libc;
+use proxy_common::offsets::PROBE_COMMAND;
 
 use super::btf::Types;
 use super::error::InterceptError;
@@ -42,10 +43,13 @@ pub const NAMES: &[&str] = &[
     "secure_send",
     "secure_hear",
     "secure_option",
+    "secure_ask",
     "secure_file",
     "secure_stream",
     "secure_dgram",
     "secure_trace",
+    "secure_kill",
+    "secure_table",
 ];
 
 /// Whether every program on a security hook is among these and in effect.
@@ -70,10 +74,13 @@ fn hook_of(name: &str) -> &'static str {
         "secure_send" => "socket_sendmsg",
         "secure_hear" => "socket_recvmsg",
         "secure_option" => "socket_setsockopt",
+        "secure_ask" => "socket_getsockopt",
         "secure_file" => "file_receive",
         "secure_stream" => "unix_stream_connect",
         "secure_dgram" => "unix_may_send",
         "secure_trace" => "ptrace_access_check",
+        "secure_kill" => "task_kill",
+        "secure_table" => "bpf_map",
         _ => "bpf",
     }
 }
@@ -120,18 +127,27 @@ impl Ready {
             .and_then(|id| program.take_link(id))
             .map_err(|problem| failed(problem.into()))?
             .into();
-        if !is_asked() {
-            return Err(not_asked());
-        }
+        require_asked()?;
         let path = directory.join(name);
         link.pin(&path).map_err(|source| pins::pin("make", &path, std::io::Error::other(source)))?;
         sys::open_pin(&path).map_err(|source| pins::pin("open", &path, source))
     }
 }
 
-/// Whether the kernel asks the programs.
+/// Whether the kernel asks programs on security hooks. Another answer than ours is somebody else's program's, which comes first.
 pub(super) fn is_asked() -> bool {
-    sys::answer_to(PROBE_COMMAND).raw_os_error() == Some(PROBE_ANSWER.wrapping_neg())
+    sys::answer_to(PROBE_COMMAND).raw_os_error() != Some(libc::EINVAL)
+}
+
+/// Refuses to count the layer as in effect while nobody asks it.
+pub(super) fn require_asked() -> Result<(), InterceptError> {
+    if is_asked() { Ok(()) } else { Err(not_asked()) }
+}
+
+/// Whether a layer is pinned in this generation.
+pub(super) fn stands_in(generation: &Path) -> bool {
+    let link = sys::open_pin(&generation.join("secure_bpf"));
+    link.and_then(|link| sys::link_facts(&link)).is_ok_and(|facts| facts.is_on(SECURITY_HOOK, None))
 }
 
 fn not_asked() -> InterceptError {

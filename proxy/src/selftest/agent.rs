@@ -69,7 +69,7 @@ pub fn agent(args: &AgentArgs) -> io::Result<()> {
     let scene = Scene {
         port: Cell::new(args.dial.unwrap_or(0)),
         passed: RefCell::new(Vec::new()),
-        early: args.early.as_slice().try_into().unwrap_or([-1; 4]),
+        early: args.early.as_slice().try_into().unwrap_or([-1; 5]),
         outsider: (args.outsider, args.held),
         elsewhere: args.elsewhere.clone().unwrap_or_default(),
         door: args.door.clone().unwrap_or_default(),

@@ -143,7 +143,7 @@ struct Agent {
     child: Child,
     line: OwnedFd,
     /// Sockets that were open before it was an agent; ours stay open so that closing them is not its doing.
-    _early: [OwnedFd; 4],
+    _early: [OwnedFd; 5],
 }
 
 impl Agent {
@@ -279,12 +279,12 @@ fn judge(vector: &Vector, told: &str, (frames, reached, arrived): (Vec<String>, 
     }
 }
 
-/// TCP, UDP, raw, and a connection that stands.
-fn early() -> io::Result<[OwnedFd; 4]> {
-    let kinds = [Passes::Stream, Passes::Datagram, Passes::Raw, Passes::Connected];
+/// TCP, UDP, raw, TCP again, and a connection that stands.
+fn early() -> io::Result<[OwnedFd; 5]> {
+    let kinds = [Passes::Stream, Passes::Datagram, Passes::Raw, Passes::Stream, Passes::Connected];
     let made = kinds.map(|kind| passed(kind)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)));
-    let [one, two, three, four] = made;
-    let sockets = [one?, two?, three?, four?];
+    let [one, two, three, four, five] = made;
+    let sockets = [one?, two?, three?, four?, five?];
     for socket in &sockets {
         fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
@@ -314,7 +314,7 @@ fn passed(kind: Passes) -> io::Result<Option<OwnedFd>> {
 }
 
 /// What the hostile process is told about where it is.
-fn surroundings(stage: &Stage, early: &[OwnedFd; 4]) -> Vec<String> {
+fn surroundings(stage: &Stage, early: &[OwnedFd; 5]) -> Vec<String> {
     let numbers: Vec<String> = early.iter().map(|one| one.as_raw_fd().to_string()).collect();
     let [.., connected] = early;
     vec![

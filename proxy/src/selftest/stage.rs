@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -326,6 +326,7 @@ pub(super) struct Sinks {
     streams: [TcpListener; 2],
     datagrams: [UdpSocket; 2],
     door: UnixListener,
+    letters: UnixDatagram,
 }
 
 impl Sinks {
@@ -335,12 +336,14 @@ impl Sinks {
         let [four, six] = places;
         let streams = [TcpListener::bind(four)?, TcpListener::bind(six)?];
         let datagrams = [UdpSocket::bind(four)?, UdpSocket::bind(six)?];
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-        let door = UnixListener::bind_addr(&address)?;
+        let address = |name: &str| std::os::unix::net::SocketAddr::from_abstract_name(name);
+        let door = UnixListener::bind_addr(&address(name)?)?;
+        let letters = UnixDatagram::bind_addr(&address(&format!("{name}-letters"))?)?;
         streams.iter().try_for_each(|one| one.set_nonblocking(true))?;
         datagrams.iter().try_for_each(|one| one.set_nonblocking(true))?;
         door.set_nonblocking(true)?;
-        Ok(Self { streams, datagrams, door })
+        letters.set_nonblocking(true)?;
+        Ok(Self { streams, datagrams, door, letters })
     }
 
     /// How many were reached since the last time.
@@ -348,6 +351,7 @@ impl Sinks {
         let mut buffer = [0_u8; 64];
         let streams = self.streams.iter().filter(|one| one.accept().is_ok()).count();
         let datagrams = self.datagrams.iter().filter(|one| one.recv(&mut buffer).is_ok()).count();
-        streams + datagrams + usize::from(self.door.accept().is_ok())
+        let local = [self.door.accept().is_ok(), self.letters.recv(&mut buffer).is_ok()];
+        streams + datagrams + local.into_iter().filter(|reached| *reached).count()
     }
 }

@@ -40,14 +40,30 @@ start() {
 }
 within() { tries=0; until "$@"; do tries=$((tries + 1)); [ $tries -gt 20 ] && return 1; sleep 0.5; done; }
 check() { what=$1; shift; if "$@"; then echo "life: ok $what"; else echo "life: failed $what"; cat /var/tried; tail -5 /var/daemon.log; fi; }
-all() { [ "$(pins)" = 13 ]; }
+all() { [ "$(pins)" = 16 ]; }
 none() { [ "$(pins)" = 0 ]; }
+# An agent's own: a child's environment, a signal to it, a connection to itself.
+own_child() {
+  mkdir -p "$box"
+  sh -c 'echo $$ > "$0/cgroup.procs" && { MINE=1 sleep 30 & } && cat /proc/$!/environ && kill $! && echo killed' "$box" > /var/tried 2>&1
+  grep -q MINE=1 /var/tried && grep -q killed /var/tried
+}
+own_server() {
+  mkdir -p "$box"
+  sh -c 'echo $$ > "$0/cgroup.procs" && { nc -l -p 7000 -e echo word & } && sleep 1 && sleep 1 | nc 127.0.0.1 7000' "$box" > /var/tried 2>&1
+  grep -q word /var/tried
+}
+signals() { mkdir -p "$box"; sh -c 'echo $$ > "$0/cgroup.procs" && kill -CONT 1' "$box" > /var/tried 2>&1; }
+no_signal() { ! signals; }
 unlinked() { rm /sys/fs/bpf/chaperone/v*/secure_*; }
 
 start
 check "a daemon puts every program in place" all
 check "an agent sees nothing of a process outside" refused
 check "an outsider does" outsider
+check "an agent sees its own child and ends it" own_child
+check "an agent reaches its own server" own_server
+check "an agent sends no signal to a process outside" no_signal
 unlinked
 check "an agent sees nothing while the pins are gone" refused
 check "a daemon pins them again" within all
@@ -63,6 +79,7 @@ start
 check "a daemon that is told to do without takes them away" none
 # The kernel takes a program away some moments after its last link.
 check "an agent then sees it, so that it was these programs" within agent
+check "and sends signals" signals
 kill $daemon; wait $daemon 2>/dev/null
 chaperone uninstall --config /etc/chaperone.toml > /dev/null 2>&1
 check "nothing is left" test ! -e /sys/fs/bpf/chaperone

@@ -43,8 +43,11 @@ pub(crate) fn stopped_by(column: &Value, layer: &str) -> Vec<String> {
 /// What must not be of the security hooks: programs there are tested in guests alone.
 fn hooks(column: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    if !word(column, "modules").split(',').any(|module| module == "bpf") {
-        return found;
+    let listed = word(column, "modules").split(',').any(|module| module == "bpf");
+    match (column.get("life").is_some(), listed) {
+        (true, false) => found.push("a guest without `bpf` among its security modules".to_owned()),
+        (false, false) => return found,
+        (_, true) => {}
     }
     let names = list(Some(column), "programs").iter().filter_map(|one| one.get(0).and_then(Value::as_str));
     if !names.into_iter().any(|name| name.starts_with("secure_")) {
@@ -58,11 +61,21 @@ fn hooks(column: &Value) -> Vec<String> {
     for row in unhooked.iter().filter(|row| !expected(&cell(row))) {
         found.push(format!("{} without security hooks: {}", word(row, "name"), cell(row)));
     }
+    // An outsider that the programs stop would look like a machine on which nobody can.
+    let rows = list(Some(column), "rows");
+    let same = |one: &&Value, name: &str| word(one, "name") == name;
+    for row in unhooked.iter().filter(|row| cell(row).starts_with("open: ")) {
+        let name = word(row, "name");
+        let hooked = rows.iter().find(|one| same(one, &name)).map(cell).unwrap_or_default();
+        if hooked.starts_with("not possible") {
+            found.push(format!("{name}: security hooks stop an outsider too: {hooked}"));
+        }
+    }
     let life = list(Some(column), "life").iter().filter_map(Value::as_str);
     let (over, seen): (Vec<&str>, Vec<&str>) = life.partition(|line| *line == "over");
     found.extend(seen.iter().filter(|line| !line.starts_with("ok ")).map(|line| format!("life: {line}")));
-    if over.is_empty() || seen.is_empty() {
-        found.push("life: not to its end".to_owned());
+    if over.is_empty() || seen.len() != super::archive::steps_of_life() {
+        found.push(format!("life: {} steps seen, and not to its end as it must be", seen.len()));
     }
     found
 }
@@ -188,12 +201,15 @@ mod tests {
             guest["life"] = json!(life);
             problems(&[guest])
         };
-        let life = ["ok one", "over"];
+        let mut life = vec!["ok one"; super::super::archive::steps_of_life()];
+        life.push("over");
         assert_eq!(guest("secure_file", "out", &life), Vec::<String>::new());
         assert_eq!(guest("agent_egress", "out", &life).len(), 1);
         assert_eq!(guest("secure_file", "refused", &life).len(), 1);
-        assert_eq!(guest("secure_file", "out", &["failed one", "over"]).len(), 1);
-        assert_eq!(guest("secure_file", "out", &["ok one"]).len(), 1);
+        assert_eq!(guest("secure_file", "out", life.split_last().unwrap().1).len(), 1);
+        assert_eq!(guest("secure_file", "out", life.split_first().unwrap().1).len(), 1);
+        *life.first_mut().unwrap() = "failed one";
+        assert_eq!(guest("secure_file", "out", &life).len(), 1);
     }
 
     #[test]

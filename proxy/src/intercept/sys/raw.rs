@@ -76,6 +76,32 @@ pub fn listen(socket: &impl AsFd) -> io::Result<()> {
     done(unsafe { libc::listen(number(socket), 8) })
 }
 
+/// Accepts a connection.
+///
+/// # Errors
+/// The kernel's.
+pub fn accept(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: no address is asked for.
+    // JUSTIFICATION: the sockets here are of no library's type.
+    own(unsafe {
+        libc::accept4(number(socket), null_mut(), null_mut(), libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+    })
+}
+
+/// Reads an option by number, of four bytes.
+///
+/// # Errors
+/// The kernel's.
+pub fn option(socket: &impl AsFd, level: i32, name: i32) -> io::Result<i32> {
+    let mut value = 0_i32;
+    let mut length = libc::socklen_t::try_from(size_of::<i32>()).map_err(io::Error::other)?;
+    // SAFETY: value and length describe one number.
+    // JUSTIFICATION: wrappers know the harmless options.
+    let answer =
+        unsafe { libc::getsockopt(number(socket), level, name, (&raw mut value).cast(), &raw mut length) };
+    done(answer).map(|()| value)
+}
+
 /// Sets an option by number.
 ///
 /// # Errors

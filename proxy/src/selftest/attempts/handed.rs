@@ -24,13 +24,38 @@ pub(in super::super) fn early_send(scene: &Scene) -> Answer {
 }
 
 pub(in super::super) fn early_raw(scene: &Scene) -> Answer {
-    let [_, _, bare, _] = scene.early;
+    let [_, _, bare, ..] = scene.early;
     throw(&raw::inherited(bare)?, &bare_address())
 }
 
 pub(in super::super) fn early_connected(scene: &Scene) -> Answer {
     let [.., connected] = scene.early;
     speak(&raw::inherited(connected)?)
+}
+
+/// Everything but sending and connecting: any answer that is not a refusal is a use.
+pub(in super::super) fn early_uses(scene: &Scene) -> Answer {
+    let [_, _, _, spare, connected] = scene.early;
+    let (spare, connected) = (raw::inherited(spare)?, raw::inherited(connected)?);
+    let here = name(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let uses = [
+        (
+            "an option set",
+            raw::set_option(&spare, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32.to_ne_bytes()),
+        ),
+        ("an option read", raw::option(&spare, libc::SOL_SOCKET, libc::SO_KEEPALIVE).map(drop)),
+        ("bound", raw::bind(&spare, &here)),
+        ("listened on", raw::listen(&spare)),
+        ("accepted on", raw::accept(&spare).map(drop)),
+        ("read", raw::receive(&connected, &mut [0; 8]).map(drop)),
+    ];
+    let refused = |answer: &io::Result<()>| {
+        answer.as_ref().is_err_and(|problem| problem.raw_os_error() == Some(libc::EPERM))
+    };
+    match uses.into_iter().find(|(_, answer)| !refused(answer)) {
+        Some((word, _)) => Ok(word),
+        None => Err(io::Error::from_raw_os_error(libc::EPERM)),
+    }
 }
 
 pub(in super::super) fn passed_connect(scene: &Scene) -> Answer {
@@ -85,11 +110,20 @@ pub(in super::super) fn programs(_scene: &Scene) -> Answer {
 /// An abstract address of somebody outside.
 pub(in super::super) fn abstract_door(scene: &Scene) -> Answer {
     let socket = stream(libc::AF_UNIX)?;
+    raw::connect(&socket, &abstract_name(&scene.door))?;
+    speak(&socket)
+}
+
+/// The same by a datagram.
+pub(in super::super) fn abstract_letter(scene: &Scene) -> Answer {
+    throw(&super::datagram(libc::AF_UNIX)?, &abstract_name(&format!("{}-letters", scene.door)))
+}
+
+fn abstract_name(name: &str) -> Vec<u8> {
     let mut address = 1_u16.to_ne_bytes().to_vec();
     address.push(0);
-    address.extend_from_slice(scene.door.as_bytes());
-    raw::connect(&socket, &address)?;
-    speak(&socket)
+    address.extend_from_slice(name.as_bytes());
+    address
 }
 
 pub(in super::super) fn clone_out(scene: &Scene) -> Answer {

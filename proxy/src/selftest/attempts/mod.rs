@@ -38,8 +38,8 @@ pub(super) struct Scene {
     pub(super) port: Cell<u16>,
     /// Descriptors that an outsider passed with the command.
     pub(super) passed: RefCell<Vec<OwnedFd>>,
-    /// Numbers of descriptors that were open before this process became an agent: TCP, UDP, raw, connected.
-    pub(super) early: [i32; 4],
+    /// Numbers of descriptors that were open before this process became an agent: TCP, UDP, raw, TCP again, connected.
+    pub(super) early: [i32; 5],
     /// A process outside, and its own connected socket.
     pub(super) outsider: (u32, i32),
     /// A cgroup outside.

@@ -10,7 +10,7 @@ use Expected::Stopped;
 use Layer::{Jail, Security, Sentinel};
 use Method::{Namespace, RunRoot, RunUid, Slice};
 
-pub(super) static ROWS: [Vector; 18] = [
+pub(super) static ROWS: [Vector; 20] = [
     row(
         "28",
         ("early-connect", "socket opened before it was an agent's, connected"),
@@ -29,6 +29,14 @@ pub(super) static ROWS: [Vector; 18] = [
         &[Jail, Security],
     )
     .but(More { open: &[Slice, Namespace], ..PLAIN }),
+    row(
+        "29",
+        ("early-uses", "sockets that stood before: set, bound, read"),
+        Stopped,
+        handed::early_uses,
+        &[Jail, Security],
+    )
+    .but(More { proof: Proof::Success, open: &[Slice, Namespace], ..PLAIN }),
     row(
         "31",
         ("passed-connect", "socket passed by an outsider, connected"),
@@ -86,6 +94,14 @@ pub(super) static ROWS: [Vector; 18] = [
         ("abstract-socket", "abstract address of an outsider"),
         Stopped,
         handed::abstract_door,
+        &[Security],
+    )
+    .but(More { open: &[Slice, RunRoot, RunUid], open_still: &[Slice], ..PLAIN }),
+    row(
+        "38",
+        ("abstract-datagram", "datagram to an outsider's abstract address"),
+        Stopped,
+        handed::abstract_letter,
         &[Security],
     )
     .but(More { open: &[Slice, RunRoot, RunUid], open_still: &[Slice], ..PLAIN }),
