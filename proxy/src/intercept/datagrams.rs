@@ -126,16 +126,18 @@ impl NamePort {
         Ok(all)
     }
 
-    /// One that was opened in another network namespace. Needs a tokio runtime.
+    /// One that was opened in another network namespace; none where the kernel tells no marks. Needs a tokio runtime.
     pub(super) fn inside(
         socket: std::net::UdpSocket,
         (netns_cookie, host_netns): (u64, u64),
         first: u16,
         flows: &Flows,
-    ) -> io::Result<Self> {
-        tell_marks(&socket)?;
+    ) -> io::Result<Option<Self>> {
+        if !has_marks(tell_marks(&socket))? {
+            return Ok(None);
+        }
         let socket = UdpSocket::from_std(socket)?;
-        Ok(Self { socket, netns_cookie, host_netns, first, flows: flows.clone() })
+        Ok(Some(Self { socket, netns_cookie, host_netns, first, flows: flows.clone() }))
     }
 
     /// The next question of an agent. Cancel-safe: a datagram is either returned or still queued.
@@ -180,6 +182,15 @@ impl NamePort {
 
 fn tell_marks(socket: &std::net::UdpSocket) -> io::Result<()> {
     raw::set_option(socket, libc::SOL_SOCKET, SO_RCVMARK, &1_i32.to_ne_bytes())
+}
+
+/// Whether the kernel tells marks, as it does from 5.19 on; another failure is one.
+fn has_marks(asked: io::Result<()>) -> io::Result<bool> {
+    match asked {
+        Ok(()) => Ok(true),
+        Err(problem) if problem.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        Err(problem) => Err(problem),
+    }
 }
 
 /// One datagram: its length, its sender if that is an address of IP, and its mark if the kernel told it.
@@ -230,6 +241,13 @@ mod tests {
     use proxy_common::flow::{LOOPBACK4, LOOPBACK6};
 
     use super::*;
+
+    #[test]
+    fn a_kernel_without_marks_is_no_failure_and_any_other_refusal_is() {
+        let refused = |code| Err(io::Error::from_raw_os_error(code));
+        assert!(has_marks(Ok(())).unwrap() && !has_marks(refused(libc::ENOPROTOOPT)).unwrap());
+        assert!(has_marks(refused(libc::EPERM)).is_err());
+    }
 
     #[test]
     fn addresses_become_the_words_the_kernel_files_them_under() {

@@ -339,7 +339,9 @@ impl Inner {
         let listener = Listener::of((v4, v6), Arc::clone(&self.sockets), self.host.1);
         let (ends, first) = ((cookie, self.host.1), self.scope.dns_port);
         let ports = names.into_iter().map(|socket| NamePort::inside(socket, ends, first, &self.flows));
-        let ports = ports.collect::<io::Result<Vec<_>>>().map_err(watched)?;
+        // Without marks questions are not answered, and connections are all the same.
+        let ports =
+            ports.filter_map(io::Result::transpose).collect::<io::Result<Vec<_>>>().map_err(watched)?;
         self.tables.scopes()?.insert(cookie, self.scope, 0).map_err(table)?;
         let (open, closed) = watch::channel(());
         if !ports.is_empty() && self.asking.send(Askers { ports, until: closed.clone() }).is_err() {
