@@ -69,17 +69,9 @@ const COVERED: [&str; 2] = ["bpf", "mqueue"];
 const RUN_OPTIONS: &str = "mode=0755,size=16m";
 /// As large as the kernel lets it become: half of the memory, counted as the agent's.
 const TMP_OPTIONS: &str = "mode=1777";
-/// All that ordinary programs open below `/dev`.
-const DEVICES: [&str; 8] = [
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/tty",
-    "/dev/pts",
-    "/dev/shm",
-];
+/// All that ordinary programs open below `/dev`, but for terminals.
+const DEVICES: [&str; 7] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"];
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "/dev/ptmx"),
     ("/proc/self/fd", "/dev/fd"),
@@ -87,6 +79,10 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd/1", "/dev/stdout"),
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
+/// Where terminals are, and where the agent's own has its name: others' are the host's, its administrators' among them.
+const TERMINALS: &str = "/dev/pts";
+const OWN_TERMINAL: &str = "/dev/console";
+const TERMINAL_OPTIONS: &str = "newinstance,ptmxmode=0666,mode=0620";
 const DEV_OPTIONS: &str = "mode=0755,size=64k";
 const HIDDEN_OPTIONS: &str = "mode=0,size=4k,nr_inodes=1";
 
@@ -199,9 +195,13 @@ fn cover_devices(kept: &[Kept]) -> Result<(), JailError> {
         return Ok(());
     }
     let mut stay = Vec::new();
-    for path in DEVICES.map(Path::new) {
-        match open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
-            Ok(handle) => stay.push(Kept { path: path.to_owned(), handle }),
+    let own = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO].into_iter().find_map(|stream| {
+        fs::read_link(format!("/proc/self/fd/{stream}")).ok().filter(|path| path.starts_with(TERMINALS))
+    });
+    let named = DEVICES.map(|path| (path, PathBuf::from(path)));
+    for (path, source) in named.into_iter().chain(own.map(|source| (OWN_TERMINAL, source))) {
+        match open(&source, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(handle) => stay.push(Kept { path: path.into(), handle }),
             Err(Errno::ENOENT) => {}
             Err(problem) => return Err(JailError::mount("keep", path, problem)),
         }
@@ -211,6 +211,13 @@ fn cover_devices(kept: &[Kept]) -> Result<(), JailError> {
         .map_err(|problem| JailError::mount("cover", dev, problem))?;
     for Kept { path, handle } in stay.iter().chain(kept.iter().filter(|kept| kept.path.starts_with(dev))) {
         restore(path, handle, dev)?;
+    }
+    if !kept.iter().any(|kept| kept.path == Path::new(TERMINALS)) {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        let failed = |source| JailError::mount("cover", TERMINALS, source);
+        fs::create_dir(TERMINALS).map_err(failed)?;
+        mount(Some("devpts"), TERMINALS, Some("devpts"), flags, Some(TERMINAL_OPTIONS))
+            .map_err(|problem| failed(problem.into()))?;
     }
     DEVICE_LINKS.iter().try_for_each(|(target, link)| {
         std::os::unix::fs::symlink(target, link).map_err(|source| JailError::mount("make", *link, source))

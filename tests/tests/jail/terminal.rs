@@ -127,3 +127,20 @@ fn an_agent_in_the_background_of_a_terminal_runs_and_is_not_stopped() {
     let seen = shown(&daemon, UID, script, &[]);
     assert!(seen.contains("there\n") && seen.contains("code 3\n"), "{seen}");
 }
+
+#[test]
+fn a_root_agent_finds_no_terminal_of_others_and_can_make_its_own() {
+    let daemon = stage("");
+    let agent = "import os, sys\n\
+        mine = sys.argv[1]\n\
+        try: os.open(mine, os.O_RDWR); print(\"opened\")\n\
+        except OSError as problem: print(\"it is\", problem.errno)\n\
+        print(\"others\", [name for name in os.listdir(\"/dev/pts\") if name != \"ptmx\"])\n\
+        print(\"own\", os.ttyname(0), os.isatty(0), os.ttyname(os.openpty()[1]))";
+    let script = format!("\"$@\" /usr/bin/python3 -c '{agent}' $(tty)");
+    let seen = shown(&daemon, 0, &script, &[]);
+    assert!(seen.contains("it is 2\nothers []\nown /dev/console True /dev/pts/0\n"), "{seen}");
+    // An account of its own has no right to the caller's.
+    let seen = shown(&daemon, UID, &script, &[]);
+    assert!(seen.contains("it is 13\n"), "{seen}");
+}
