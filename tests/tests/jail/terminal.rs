@@ -33,14 +33,17 @@ os.waitpid(pid, 0)
 sys.stdout.write(shown.decode().replace('\\r\\n', '\\n'))
 ";
 
-/// What a shell's terminal shows; `"$@"` in the script is `chaperone run` up to the command.
+/// What a terminal of root's shows; `"$@"` in the script is `chaperone run` up to the command.
 fn shown(daemon: &Daemon, uid: u32, script: &str, steps: &[(&str, &str)]) -> String {
     let mut run = daemon.command(&["run"]);
     run.args(["--agent", AGENT]);
     if uid != 0 {
         run.args(["--uid", &uid.to_string()]);
     }
-    let mut typist = Command::new("/usr/bin/python3");
+    typed(Command::new("/usr/bin/python3"), &run, script, steps)
+}
+
+fn typed(mut typist: Command, run: &Command, script: &str, steps: &[(&str, &str)]) -> String {
     typist.args(["-c", TYPIST, script, &serde_json::to_string(steps).unwrap()]);
     typist.arg(run.get_program()).args(run.get_args()).arg("--").current_dir("/");
     process::run(&mut typist, LIMIT).unwrap().success().unwrap()
@@ -86,12 +89,14 @@ fn what_an_agent_leaves_behind_reads_nothing_that_is_typed_afterwards() {
 #[test]
 fn an_agents_terminal_is_another_one_of_the_same_size_and_follows_it() {
     let daemon = stage("");
-    let agent = "import os, signal, time\n\
-        signal.signal(signal.SIGWINCH, lambda *_: print(\"now\", os.get_terminal_size().lines, flush=True))\n\
+    let agent = "import os, signal\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})\n\
         print(\"its\", os.ttyname(0), os.open(\"/dev/tty\", os.O_RDWR) > 2, os.get_terminal_size().columns, os.fstat(0).st_uid, flush=True)\n\
+        print(\"waiting\", flush=True); signal.sigwait({signal.SIGWINCH})\n\
+        print(\"now\", os.get_terminal_size().lines, flush=True)\n\
         print(\"said\", input(\"word? \"), flush=True)";
     let script = format!("echo \"mine $(tty)\"; \"$@\" /usr/bin/python3 -c '{agent}'");
-    let seen = shown(&daemon, UID, &script, &[("word? ", "resize"), ("now 40", "hello\r")]);
+    let seen = shown(&daemon, UID, &script, &[("waiting", "resize"), ("now 40", ""), ("word? ", "hello\r")]);
     let line =
         |start: &str| seen.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default().to_owned();
     let (mine, its) = (line("mine "), line("its "));
@@ -143,4 +148,19 @@ fn a_root_agent_finds_no_terminal_of_others_and_can_make_its_own() {
     // An account of its own has no right to the caller's.
     let seen = shown(&daemon, UID, &script, &[]);
     assert!(seen.contains("it is 13\n"), "{seen}");
+}
+
+#[test]
+fn a_launcher_without_root_gets_its_agent_a_terminal_as_well() {
+    let daemon = stage("");
+    let mut run = daemon.command(&["run"]);
+    run.args(["--agent", AGENT]);
+    let mut typist = as_account("games").unwrap();
+    typist.arg("/usr/bin/python3");
+    let script = "echo \"mine $(tty)\"; \"$@\" sh -c 'echo \"its $(tty)\"; read -r word; echo \"said $word\"; exit 5'; echo \"code $?\"";
+    let seen = typed(typist, &run, script, &[("its ", "hello\r")]);
+    let line =
+        |start: &str| seen.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default().to_owned();
+    assert!(line("its ").starts_with("/dev/pts/") && line("its ") != line("mine "), "{seen}");
+    assert!(seen.contains("said hello\ncode 5\n"), "{seen}");
 }
