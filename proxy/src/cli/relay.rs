@@ -4,8 +4,8 @@
 //! So `run` on a terminal starts itself a second time, on the inner terminal, and that process becomes the agent; this one stays
 //! outside, and hangs the inner terminal up once the command has ended. INVARIANT: no descriptor of the caller's terminal is
 //! inherited by the agent, and the caller's settings are put back however this ends, but for SIGKILL.
-//! Known limits: Ctrl-Z is for the agent to act on, as in a remote shell; what is typed is passed on only if standard input is the
-//! terminal and this process in its foreground.
+//! Known limits: Ctrl-Z is for the agent to act on, as in a remote shell; what is typed is passed on if standard input is the terminal
+//! and this process in its foreground, also where a pager in the same pipeline would like to have it (`< /dev/null` leaves it that).
 
 use std::ffi::OsString;
 use std::fs::File;
