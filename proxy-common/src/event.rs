@@ -167,6 +167,9 @@ pub struct DenyEvent {
     pub at_ns: u64,
     /// Cgroup of the calling process; for packets, of the socket.
     pub cgroup_id: u64,
+    /// The cgroup right below the agents' parent that it is charged to; 0 where the kernel cannot say. It is there when that of the
+    /// run is gone.
+    pub account: u64,
     /// Destination as IPv6 words in network order; zero where there is none.
     pub address: [u32; 4],
     /// Process id; 0 where the kernel cannot say.
@@ -183,7 +186,7 @@ pub struct DenyEvent {
     pub family: u32,
 }
 
-const _: () = assert!(size_of::<DenyEvent>() == 56);
+const _: () = assert!(size_of::<DenyEvent>() == 64);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "marker for aya's maps")]

@@ -30,7 +30,7 @@ pub fn address(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
 #[inline(always)]
 pub fn foreign(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
     cold_path();
-    let event = event(&Caller::now(), reason);
+    let event = by_caller(reason);
     told(&DenyEvent {
         address,
         protocol: ctx.protocol(),
@@ -44,7 +44,7 @@ pub fn foreign(ctx: &Address, address: [u32; 4], reason: Reason) -> i32 {
 #[inline(always)]
 pub fn socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
     cold_path();
-    let event = event(&Caller::now(), reason);
+    let event = by_caller(reason);
     told(&DenyEvent { protocol: ctx.protocol(), port, family: ctx.family(), ..event })
 }
 
@@ -52,7 +52,7 @@ pub fn socket(ctx: &Socket, reason: Reason, port: u32) -> i32 {
 #[inline(always)]
 pub fn option(ctx: &SockOption) -> i32 {
     cold_path();
-    let event = event(&Caller::without_pid(), Reason::SocketOption);
+    let event = event(&Caller::without_pid(), 0, Reason::SocketOption);
     maps::report(&DenyEvent { protocol: ctx.level() as u32, port: ctx.name() as u32, ..event });
     DENY
 }
@@ -60,13 +60,14 @@ pub fn option(ctx: &SockOption) -> i32 {
 /// A unix socket that may not be used by name.
 #[inline(always)]
 pub fn local(reason: Reason) -> i32 {
-    told(&DenyEvent { family: AF_UNIX, ..event(&Caller::now(), reason) })
+    told(&DenyEvent { family: AF_UNIX, ..by_caller(reason) })
 }
 
 /// A unix socket that is used by name and may be: reported, not denied, and not counted for its account.
 #[inline(always)]
 pub fn seen_local(caller: &Caller) {
-    maps::report(&DenyEvent { family: AF_UNIX, ..event(caller, Reason::UnixSocketSeen) });
+    let account = account::of_caller().account();
+    maps::report(&DenyEvent { family: AF_UNIX, ..event(caller, account, Reason::UnixSocketSeen) });
 }
 
 /// A connection that starts and cannot be given an identity: the daemon will reset it. Told of whoever connected.
@@ -80,7 +81,7 @@ pub fn flow(stamp: &Stamp, family: u32, reason: Reason) {
         protocol: IPPROTO_TCP,
         port: u32::from(stamp.port),
         family,
-        ..event(&caller, reason)
+        ..event(&caller, stamp.account, reason)
     });
 }
 
@@ -98,24 +99,31 @@ pub fn inbound(ctx: &Packet) -> i32 {
 #[inline(always)]
 pub fn packet(ctx: &Packet, reason: Reason) -> i32 {
     cold_path();
-    maps::tally(account::of_socket(ctx), Tally::Dropped);
-    maps::report(&event(&Caller { cgroup_id: ctx.cgroup_id(), pid: 0, uid: u32::MAX }, reason));
+    let account = account::of_socket(ctx);
+    maps::tally(account, Tally::Dropped);
+    maps::report(&event(&Caller { cgroup_id: ctx.cgroup_id(), pid: 0, uid: u32::MAX }, account, reason));
     DENY
 }
 
 #[inline(always)]
 fn told(event: &DenyEvent) -> i32 {
     cold_path();
-    maps::tally(account::of_caller().account(), Tally::Denied);
+    maps::tally(event.account, Tally::Denied);
     maps::report(event);
     DENY
 }
 
 #[inline(always)]
-fn event(caller: &Caller, reason: Reason) -> DenyEvent {
+fn by_caller(reason: Reason) -> DenyEvent {
+    event(&Caller::now(), account::of_caller().account(), reason)
+}
+
+#[inline(always)]
+fn event(caller: &Caller, account: u64, reason: Reason) -> DenyEvent {
     DenyEvent {
         at_ns: boot_ns(),
         cgroup_id: caller.cgroup_id,
+        account,
         address: [0; 4],
         pid: caller.pid,
         uid: caller.uid,

@@ -162,6 +162,7 @@ fn refuse(agent: &Agent, reason: Reason, family: u32) {
     let event = DenyEvent {
         at_ns: boot_ns(),
         cgroup_id,
+        account: agent.account,
         address: [0; 4],
         pid,
         uid,

@@ -13,6 +13,7 @@ use chaperone_tests::agent::Agent;
 use chaperone_tests::daemon::{Daemon, Plan};
 use chaperone_tests::outside::Outside;
 use chaperone_tests::{process, wait};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -338,6 +339,18 @@ fn a_destination_out_of_reach_resets_once_and_then_gives_its_own_error_for_a_mom
     assert_eq!(process::run(&mut command, LIMIT).unwrap().success().unwrap().trim(), "ECONNRESET");
 }
 
+#[test]
+fn a_denial_names_its_agent_also_when_it_is_read_after_the_process_is_gone() {
+    let world = World::observing().unwrap();
+    world.daemon.signal(Signal::SIGSTOP).unwrap();
+    let send = "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.7', 4242))";
+    let said = world.says(&format!("try: {send}\nexcept OSError as problem: print(name(problem))"));
+    world.daemon.signal(Signal::SIGCONT).unwrap();
+    assert_eq!(said.unwrap(), "EPERM");
+    let denied = world.recorded("kernel_denied", 1).unwrap();
+    assert_eq!((denied[0]["reason"].as_str(), denied[0]["agent"].as_str()), (Some("datagram"), Some(AGENT)));
+}
+
 /// A server of this machine, on every address of it.
 struct Local(process::Process, SocketAddr);
 
@@ -348,8 +361,7 @@ impl Local {
         let log: PathBuf = world.daemon.dir().path().join("local.log");
         let mut command = std::process::Command::new("/usr/bin/python3");
         command.arg("-Bu").arg(file).arg(port.to_string());
-        let mut server =
-            process::Process::start("a local server", &mut command, &log, nix::sys::signal::Signal::SIGTERM)?;
+        let mut server = process::Process::start("a local server", &mut command, &log, Signal::SIGTERM)?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         server.wait_ready(LIMIT, || Ok(std::net::TcpStream::connect(address).is_ok().then_some(())))?;
         Ok(Self(server, address))
@@ -390,9 +402,7 @@ fn this_machine_is_reached_where_its_very_address_is_registered() {
     let log = world.daemon.dir().path().join("local.log");
     let mut command = std::process::Command::new("/usr/bin/python3");
     command.arg("-Bu").arg(file).arg(port.to_string());
-    let mut server =
-        process::Process::start("a local server", &mut command, &log, nix::sys::signal::Signal::SIGTERM)
-            .unwrap();
+    let mut server = process::Process::start("a local server", &mut command, &log, Signal::SIGTERM).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     server.wait_ready(LIMIT, || Ok(std::net::TcpStream::connect(address).is_ok().then_some(()))).unwrap();
     assert_eq!(world.says(&format!("print(say('127.0.0.1', {port}))")).unwrap(), "HELLO");

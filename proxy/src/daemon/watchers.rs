@@ -189,7 +189,7 @@ fn count(counted: &mut HashMap<Denial, Count>, event: &DenyEvent, resolver: &Res
     }
     let (cgroup, pid) = (denial.cgroup_id, denial.pid);
     // Looked up while the process may still be there, and once for each kind of denial only.
-    let entry =
-        counted.entry(denial).or_insert_with(|| Count { agent: resolver.agent_near(cgroup, pid), count: 0 });
+    let fresh = || Count { agent: resolver.agent_near(cgroup, event.account, pid), count: 0 };
+    let entry = counted.entry(denial).or_insert_with(fresh);
     entry.count = entry.count.saturating_add(1);
 }

@@ -76,6 +76,12 @@ impl Cgroups {
         [remembered, hinted].into_iter().flatten().find(|path| self.id_of(path) == Some(id))
     }
 
+    /// The path of a cgroup right below the agents' parent. Blocks on the list of these.
+    pub(super) fn account_path(&self, id: u64) -> Option<PathBuf> {
+        let entries = fs::read_dir(self.mount.join(&self.parent)).into_iter().flatten().flatten();
+        entries.map(|entry| self.parent.join(entry.file_name())).find(|path| self.id_of(path) == Some(id))
+    }
+
     /// The one agent a path belongs to.
     pub(super) fn agent_of(&self, path: &Path) -> Result<AgentName, IdentityError> {
         let matching: BTreeSet<&AgentName> =

@@ -184,13 +184,15 @@ impl Resolver {
         self.0.cgroups.of_agent(agent)
     }
 
-    /// The agent of a cgroup, if it can be told without a search: from what is remembered, or from the process. For records of
-    /// denials, of which there may be many; nothing is decided by it.
+    /// The agent of a cgroup, if it can be told without a search: from what is remembered, from the process, or from the account that
+    /// the kernel named, which outlives both. For records of denials, of which there may be many; nothing is decided by it.
     #[must_use]
-    pub fn agent_near(&self, cgroup_id: u64, pid: u32) -> Option<AgentName> {
+    pub fn agent_near(&self, cgroup_id: u64, account: Option<u64>, pid: u32) -> Option<AgentName> {
+        let Inner { cgroups, .. } = &*self.0;
         let hint = process::cgroup_hint(pid);
-        let path = self.0.cgroups.path_if_near(cgroup_id, hint.as_deref())?;
-        self.0.cgroups.agent_of(&path).ok()
+        let near = cgroups.path_if_near(cgroup_id, hint.as_deref());
+        let path = near.or_else(|| cgroups.account_path(account?))?;
+        cgroups.agent_of(&path).ok()
     }
 
     /// Whether an agent of this name is configured.

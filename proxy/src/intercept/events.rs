@@ -26,6 +26,8 @@ pub struct DenyEvent {
     pub at_ns: u64,
     /// Cgroup of the calling process; for packets, of the socket.
     pub cgroup_id: u64,
+    /// The cgroup right below the agents' parent that it is charged to, where the kernel can say.
+    pub account: Option<u64>,
     /// Process id, where the kernel can say.
     pub pid: Option<u32>,
     /// User id, where the kernel can say.
@@ -93,8 +95,9 @@ fn parse(bytes: &[u8]) -> Option<DenyEvent> {
     if bytes.len() != size_of::<Record>() {
         return None;
     }
-    let (wide, rest) = bytes.split_first_chunk::<16>()?;
-    let (at, cgroup) = wide.split_first_chunk::<8>()?;
+    let (wide, rest) = bytes.split_first_chunk::<24>()?;
+    let wide = wide.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
+    let [at_ns, cgroup_id, account] = *wide.collect::<Vec<u64>>().as_slice() else { return None };
     let words: Vec<u32> = rest.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
     let [a, b, c, d, pid, uid, reason, protocol, port, family] = *words.as_slice() else { return None };
     let destination = match (family, u16::try_from(port)) {
@@ -105,8 +108,9 @@ fn parse(bytes: &[u8]) -> Option<DenyEvent> {
     };
     Some(DenyEvent {
         reason: Reason::from_code(reason)?,
-        at_ns: u64::from_ne_bytes(*at),
-        cgroup_id: u64::from_ne_bytes(cgroup.try_into().ok()?),
+        at_ns,
+        cgroup_id,
+        account: (account != 0).then_some(account),
         pid: (pid != 0).then_some(pid),
         uid: (uid != u32::MAX).then_some(uid),
         destination,
@@ -167,6 +171,7 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend(7_u64.to_ne_bytes());
         bytes.extend(9_u64.to_ne_bytes());
+        bytes.extend(8_u64.to_ne_bytes());
         let [a, b, c, d] = mapped(LOOPBACK4);
         for word in [a, b, c, d, 0, 1000, reason, 17, 53, AF_INET] {
             bytes.extend(word.to_ne_bytes());
@@ -178,7 +183,7 @@ mod tests {
     fn a_record_is_read_in_the_kernels_order() {
         let event = parse(&bytes(Reason::Datagram as u32)).unwrap();
         assert_eq!(event.reason, Reason::Datagram);
-        assert_eq!((event.at_ns, event.cgroup_id), (7, 9));
+        assert_eq!((event.at_ns, event.cgroup_id, event.account), (7, 9, Some(8)));
         assert_eq!((event.pid, event.uid), (None, Some(1000)));
         assert_eq!(event.destination, Some("127.0.0.1:53".parse().unwrap()));
         assert_eq!((event.protocol, event.port), (17, 53));
