@@ -1,6 +1,7 @@
 //! What an agent may not: other families, sockets of others, other people's processes, kernel programs.
 //!
-//! INVARIANT: every function passes an outsider and refuses an agent whatever it cannot tell to be that agent's own.
+//! INVARIANT: every function passes an outsider and refuses an agent whatever it cannot tell to be that agent's own; but for the
+//! kernel's sockets, see `kernel`, and unix ones, which `local` judges when they reach somebody.
 
 use proxy_common::event::{DenyEvent, Reason};
 use proxy_common::offsets::{PROBE_ANSWER, PROBE_COMMAND};
