@@ -93,9 +93,16 @@ impl List {
 impl Defence {
     fn has_test(&self, root: &Path) -> bool {
         let folder = root.join("tests/tests");
-        let places = [folder.join(&self.target), folder.join(format!("{}.rs", self.target))];
-        let name = self.test.rsplit("::").next().unwrap_or_default();
-        places.iter().any(|place| sources(place).iter().any(|text| declares(text, name)))
+        let whole = folder.join(format!("{}.rs", self.target));
+        // A module is a file of its own in the target's folder, or stands in the target itself.
+        let (place, name) = match self.test.rsplit_once("::") {
+            Some((module, name)) => (Some(folder.join(&self.target).join(format!("{module}.rs"))), name),
+            None => (None, self.test.as_str()),
+        };
+        place
+            .into_iter()
+            .chain([whole])
+            .any(|place| std::fs::read_to_string(place).is_ok_and(|text| declares(&text, name)))
     }
 }
 
@@ -112,14 +119,6 @@ impl Edit {
         anyhow::ensure!(self.code != self.without, "an edit of `{}` changes nothing", self.file);
         Ok(text.replacen(&self.code, &self.without, 1))
     }
-}
-
-/// The texts of a source file, or of all below a folder.
-fn sources(place: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(place) else {
-        return std::fs::read_to_string(place).into_iter().collect();
-    };
-    entries.filter_map(Result::ok).flat_map(|entry| sources(&entry.path())).collect()
 }
 
 /// Whether a text has a test of this name.
