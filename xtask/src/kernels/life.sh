@@ -43,14 +43,20 @@ check() { what=$1; shift; if "$@"; then echo "life: ok $what"; else echo "life: 
 all() { [ "$(pins)" = 16 ]; }
 none() { [ "$(pins)" = 0 ]; }
 # An agent's own: a child's environment, a signal to it, a connection to itself.
+# Neither child nor server is there at once.
 own_child() {
   mkdir -p "$box"
-  sh -c 'echo $$ > "$0/cgroup.procs" && { MINE=1 sleep 30 & } && cat /proc/$!/environ && kill $! && echo killed' "$box" > /var/tried 2>&1
+  sh -c 'echo $$ > "$0/cgroup.procs"
+    MINE=1 sleep 30 &
+    for look in 1 2 3 4 5 6 7 8 9 10; do grep -q MINE=1 /proc/$!/environ && break; sleep 0.5; done
+    cat /proc/$!/environ && kill $! && echo killed' "$box" > /var/tried 2>&1
   grep -q MINE=1 /var/tried && grep -q killed /var/tried
 }
 own_server() {
   mkdir -p "$box"
-  sh -c 'echo $$ > "$0/cgroup.procs" && { nc -l -p 7000 -e echo word & } && sleep 1 && sleep 1 | nc 127.0.0.1 7000' "$box" > /var/tried 2>&1
+  sh -c 'echo $$ > "$0/cgroup.procs"
+    nc -l -p 7000 -e echo word &
+    for look in 1 2 3 4 5 6 7 8 9 10; do sleep 1 | nc 127.0.0.1 7000 | grep word && break; done' "$box" > /var/tried 2>&1
   grep -q word /var/tried
 }
 signals() { mkdir -p "$box"; sh -c 'echo $$ > "$0/cgroup.procs" && kill -CONT 1' "$box" > /var/tried 2>&1; }
