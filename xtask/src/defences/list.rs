@@ -58,7 +58,7 @@ impl List {
     /// Entries that contain one of the texts somewhere; all, if there is no text.
     pub(super) fn only(&self, texts: &[String]) -> Vec<&Defence> {
         let has = |entry: &Defence, text: &str| {
-            [&entry.row, &entry.defence, &entry.test].iter().any(|word| word.contains(text))
+            [&entry.row, &entry.defence, &entry.test, &entry.target].iter().any(|word| word.contains(text))
         };
         let fits = |entry: &&Defence| texts.is_empty() || texts.iter().any(|text| has(entry, text));
         self.entries.iter().filter(fits).collect()

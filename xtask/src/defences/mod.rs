@@ -22,7 +22,7 @@ use crate::{leftovers, paths, setup, shell};
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Only entries whose row, rule or test contains this text; may be given again for more
+    /// Only entries whose row, rule, test or test program contains this text; may be given again for more
     #[arg(long, value_name = "SUBSTRING")]
     only: Vec<String>,
     /// Print the entries and do nothing

@@ -2,8 +2,8 @@
 //!
 //! The copy lies in the build folder, with build output beside it that stays from run to run, so that each entry is an
 //! incremental build of the daemon. Test programs are built once, from the unchanged copy, and meet the daemon they are
-//! told to start. Files get the time of copying: what an earlier run built from a changed file is never taken for the
-//! unchanged one. The copy is removed again when dropped.
+//! told to start; those that have the daemon's own code in them are built anew with each change. Files get the time of copying: what
+//! an earlier run built from a changed file is never taken for the unchanged one. The copy is removed again when dropped.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +21,9 @@ use crate::{paths, shell};
 const TEST_SECONDS_MAX: &str = "300";
 /// Both packages are always named, so that every build has the same features.
 const PACKAGES: [&str; 4] = ["--package", "chaperone", "--package", "chaperone-tests"];
+
+/// Test programs that put the guard in place, or end sockets, by themselves: a changed daemon would change nothing in them.
+const IN_PROCESS: [&str; 2] = ["abort", "intercept"];
 
 /// Enough of a complaint to recognise it.
 const COMPLAINT_CHARS_MAX: usize = 200;
@@ -110,26 +113,56 @@ impl Stage {
             write(&path, &edit.apply(&text)?)?;
             kept.push((path, text));
         }
-        let built = self.cargo("build", &["--bin", "chaperone"])?.output().context("cannot start cargo")?;
+        let mut steps = vec![self.cargo("build", &["--bin", "chaperone"])?];
+        if IN_PROCESS.contains(&entry.target.as_str()) {
+            steps.push(self.cargo("test", &["--no-run", "--test", &entry.target])?);
+        }
+        let mut why = None;
+        for step in &mut steps {
+            let built = step.output().context("cannot start cargo")?;
+            if !built.status.success() {
+                why = Some(last_lines(&String::from_utf8_lossy(&built.stderr)));
+                break;
+            }
+        }
+        let built = match why {
+            Some(why) => Err(Seen::Broken(format!("it does not build: {why}"))),
+            None => Ok(self.keep(entry, name)?),
+        };
         for (path, text) in kept.iter().rev() {
             write(path, text)?;
         }
-        if built.status.success() {
-            return Daemon::keep(&self.target, name).map(Ok);
+        Ok(built)
+    }
+
+    /// What was built for an entry, kept apart from the next build.
+    fn keep(&self, entry: &Defence, name: &str) -> Result<Daemon> {
+        let mut daemon = Daemon::keep(&self.target, name)?;
+        if IN_PROCESS.contains(&entry.target.as_str()) {
+            let kept = self.target.join(format!("test-{name}"));
+            let built = self.program(entry)?;
+            fs::copy(built, &kept).with_context(|| format!("cannot copy `{}`", built.display()))?;
+            daemon.test = Some(kept);
         }
-        let why = last_lines(&String::from_utf8_lossy(&built.stderr));
-        Ok(Err(Seen::Broken(format!("it does not build: {why}"))))
+        Ok(daemon)
+    }
+
+    fn program(&self, entry: &Defence) -> Result<&PathBuf> {
+        let program = self.programs.get(&entry.target);
+        program.with_context(|| format!("there is no test program `{}`", entry.target))
     }
 
     /// Runs the entry's test against this daemon.
     pub(super) fn play(&self, entry: &Defence, daemon: &Daemon) -> Result<Seen> {
-        let program = self.programs.get(&entry.target);
-        let program = program.with_context(|| format!("there is no test program `{}`", entry.target))?;
+        let program = match &daemon.test {
+            Some(own) => own,
+            None => self.program(entry)?,
+        };
         let mut test = shell::as_root("timeout")?;
         test.args(["--kill-after=20", TEST_SECONDS_MAX]).arg(program);
         test.args(["--exact", &entry.test, "--test-threads=1", "--color=never"]);
         test.current_dir(self.tree.join("tests")).stdin(Stdio::null());
-        test.env("CHAPERONE_BIN", &daemon.0).env("CHAPERONE_TOOLS", paths::tools()?);
+        test.env("CHAPERONE_BIN", &daemon.program).env("CHAPERONE_TOOLS", paths::tools()?);
         let ended = test.output().context("cannot run a test")?;
         let output = [ended.stdout, ended.stderr].concat();
         Ok(Seen::read(ended.status.code(), &String::from_utf8_lossy(&output)))
@@ -161,20 +194,26 @@ impl Drop for Stage {
 }
 
 /// A built daemon, kept apart from the next build; removed when dropped.
-pub(super) struct Daemon(PathBuf);
+pub(super) struct Daemon {
+    program: PathBuf,
+    /// The test program that was built with it, if it has the daemon's code in it.
+    test: Option<PathBuf>,
+}
 
 impl Daemon {
     fn keep(target: &Path, name: &str) -> Result<Self> {
         let (built, kept) = (target.join("debug/chaperone"), target.join(format!("chaperone-{name}")));
         fs::copy(&built, &kept).with_context(|| format!("cannot copy `{}`", built.display()))?;
-        Ok(Self(kept))
+        Ok(Self { program: kept, test: None })
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            eprintln!("cannot remove `{}`: {error}", self.0.display());
+        for path in [Some(&self.program), self.test.as_ref()].into_iter().flatten() {
+            if let Err(error) = fs::remove_file(path) {
+                eprintln!("cannot remove `{}`: {error}", path.display());
+            }
         }
     }
 }
