@@ -176,6 +176,10 @@ impl Drop for World {
         let mount = Tree::find().unwrap().mount().to_owned();
         let parent = mount.join(&self.settings.parent);
         let daemon = mount.join(format!("{}-daemon", self.settings.parent.display()));
+        if std::thread::panicking() {
+            // What a test started before it failed would outlive it.
+            drop(fs::write(parent.join("cgroup.kill"), "1"));
+        }
         for _ in 0..50 {
             drop(uninstall(&self.settings, true));
             if !parent.exists() && !daemon.exists() {
