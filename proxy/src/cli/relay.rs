@@ -89,9 +89,7 @@ pub(super) fn run(account: Option<Uid>) -> anyhow::Result<ExitCode> {
     drop(inner.slave);
     let mut relay =
         Relay { outer, master: inner.master.into(), signals, child, typed: Vec::new(), is_hung_up: false };
-    let ended = relay.until_the_end();
-    relay.outer.restore();
-    ended.map(code_of).context("could not pass the terminal's bytes on")
+    relay.until_the_end().map(code_of).context("could not pass the terminal's bytes on")
 }
 
 /// The command of this process once more, with the inner terminal in the place of each stream that is the caller's.
@@ -144,17 +142,15 @@ impl Outer {
         self.is_raw =
             self.is_typed && in_foreground && tcsetattr(&self.terminal, SetArg::TCSANOW, &raw).is_ok();
     }
-
-    fn restore(&mut self) {
-        if self.is_raw && tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before).is_ok() {
-            self.is_raw = false;
-        }
-    }
 }
 
 impl Drop for Outer {
     fn drop(&mut self) {
-        self.restore();
+        if self.is_raw
+            && let Err(problem) = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before)
+        {
+            tracing::debug!(%problem, "the caller's terminal keeps its settings");
+        }
     }
 }
 

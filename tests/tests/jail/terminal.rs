@@ -49,6 +49,11 @@ fn typed(mut typist: Command, run: &Command, script: &str, steps: &[(&str, &str)
     process::run(&mut typist, LIMIT).unwrap().success().unwrap()
 }
 
+/// The rest of the line that starts like this.
+fn after<'s>(seen: &'s str, start: &str) -> &'s str {
+    seen.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default()
+}
+
 /// An agent that leaves a child behind, which reads its terminal for as long as it can and then says what it got. Argument: a file.
 const THIEF: &str = "
 import os, signal, sys
@@ -97,9 +102,7 @@ fn an_agents_terminal_is_another_one_of_the_same_size_and_follows_it() {
         print(\"said\", input(\"word? \"), flush=True)";
     let script = format!("echo \"mine $(tty)\"; \"$@\" /usr/bin/python3 -c '{agent}'");
     let seen = shown(&daemon, UID, &script, &[("waiting", "resize"), ("now 40", ""), ("word? ", "hello\r")]);
-    let line =
-        |start: &str| seen.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default().to_owned();
-    let (mine, its) = (line("mine "), line("its "));
+    let (mine, its) = (after(&seen, "mine "), after(&seen, "its "));
     assert!(
         mine.starts_with("/dev/pts/")
             && its.starts_with("/dev/pts/")
@@ -107,7 +110,7 @@ fn an_agents_terminal_is_another_one_of_the_same_size_and_follows_it() {
         "{seen}"
     );
     assert!(its.ends_with(&format!(" True 77 {UID}")), "{seen}");
-    assert_eq!(line("said "), "hello", "{seen}");
+    assert_eq!(after(&seen, "said "), "hello", "{seen}");
 }
 
 #[test]
@@ -159,8 +162,7 @@ fn a_launcher_without_root_gets_its_agent_a_terminal_as_well() {
     typist.arg("/usr/bin/python3");
     let script = "echo \"mine $(tty)\"; \"$@\" sh -c 'echo \"its $(tty)\"; read -r word; echo \"said $word\"; exit 5'; echo \"code $?\"";
     let seen = typed(typist, &run, script, &[("its ", "hello\r")]);
-    let line =
-        |start: &str| seen.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default().to_owned();
-    assert!(line("its ").starts_with("/dev/pts/") && line("its ") != line("mine "), "{seen}");
+    let (mine, its) = (after(&seen, "mine "), after(&seen, "its "));
+    assert!(its.starts_with("/dev/pts/") && its != mine, "{seen}");
     assert!(seen.contains("said hello\ncode 5\n"), "{seen}");
 }
