@@ -83,9 +83,9 @@ kill $daemon; wait $daemon 2>/dev/null
 sed -i 's/security_hooks = true/security_hooks = false/' /etc/chaperone.toml
 start
 check "a daemon that is told to do without takes them away" none
-# The kernel takes a program away some moments after its last link.
+# The kernel takes each program away some moments after its last link, in no order.
 check "an agent then sees it, so that it was these programs" within agent
-check "and sends signals" signals
+check "and sends signals" within signals
 kill $daemon; wait $daemon 2>/dev/null
 chaperone uninstall --config /etc/chaperone.toml > /dev/null 2>&1
 check "nothing is left" test ! -e /sys/fs/bpf/chaperone
