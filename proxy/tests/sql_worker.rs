@@ -23,7 +23,10 @@ mod tests {
     fn stand_in(name: &str, script: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = std::env::temp_dir().join(format!("chaperone-{name}-{}", std::process::id()));
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // By another process: a child of a neighbouring test would keep it open for writing for a moment, and it could not be run.
+        let mut write = Command::new("sh");
+        write.args(["-c", "printf %s \"$1\" > \"$0\""]).arg(&path).arg(format!("#!/bin/sh\n{script}\n"));
+        assert!(write.status().unwrap().success());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         path
     }

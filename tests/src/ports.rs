@@ -3,10 +3,13 @@
 //! Chosen below the ephemeral range, so that no client of another test is given the same number, and from a
 //! random start, so that parallel tests rarely meet. Single ports and blocks come from ranges of their own: a daemon has one of each,
 //! and refuses a block that its own port is in.
-//! Limits: the port is free when found; a caller that loses the race fails to bind and says so.
+//! One process is given no number twice: whoever asked first may not have bound it yet.
+//! Limits: two processes can be given the same one; a caller that loses the race fails to bind and says so.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
@@ -21,7 +24,8 @@ const BLOCKS: u16 = 600;
 
 /// A port that nobody listens on, neither on 127.0.0.1 nor on ::1.
 pub fn free() -> Result<u16> {
-    match from_anywhere(COUNT).map(|offset| LOWEST + offset).find(|port| is_free::<TcpListener>(*port)) {
+    let is_new = |port: &u16| is_free::<TcpListener>(*port) && is_first(*port);
+    match from_anywhere(COUNT).map(|offset| LOWEST + offset).find(is_new) {
         Some(port) => Ok(port),
         None => bail!("no free port on loopback"),
     }
@@ -29,11 +33,18 @@ pub fn free() -> Result<u16> {
 
 /// The first of as many consecutive UDP ports as a resolver has, that nobody uses.
 pub fn free_block() -> Result<u16> {
-    let is_free = |first: &u16| (*first..first + BLOCK).all(is_free::<UdpSocket>);
-    match from_anywhere(BLOCKS).map(|block| LOWEST_BLOCK + block * BLOCK).find(is_free) {
+    let is_new = |first: &u16| (*first..first + BLOCK).all(is_free::<UdpSocket>) && is_first(*first);
+    match from_anywhere(BLOCKS).map(|block| LOWEST_BLOCK + block * BLOCK).find(is_new) {
         Some(first) => Ok(first),
         None => bail!("no free ports on loopback"),
     }
+}
+
+/// Whether nobody in this process was given the number before.
+fn is_first(number: u16) -> bool {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    given.get_or_insert_default().insert(number)
 }
 
 /// Every number below `count`, from a random one on.

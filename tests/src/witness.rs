@@ -37,9 +37,9 @@ for to in 198.18.7.2 fd07::2; do $near ip neigh replace "$to" lladdr 02:00:00:00
 for to in 198.18.7.1 fd07::1; do $far ip neigh replace "$to" lladdr 02:00:00:00:00:01 dev far nud permanent; done
 "#;
 
-/// Prints protocol and port of each packet that arrives.
+/// Prints protocol and port of each packet that arrives, each line in one piece: it is read while it is written.
 const WATCH: &str = r#"
-import socket, struct, sys
+import os, socket, struct
 taken = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
 taken.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)
 taken.bind(('far', 0))
@@ -60,7 +60,7 @@ while True:
     else:
         protocol, start = kind, len(packet)
     port = struct.unpack_from('!H', packet, start + 2)[0] if protocol in (6, 17) else 0
-    print(protocol, port, flush=True)
+    os.write(1, f'{protocol} {port}\n'.encode())
 "#;
 
 /// A Python program that sends for ever. Arguments: port, pause in milliseconds, file of its counts: attempts, those the kernel let it make.

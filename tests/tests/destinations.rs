@@ -218,13 +218,21 @@ while True:
     c, _ = s.accept(); c.recv(5); c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()
 "#;
     world.outside.serve(7008, rude).unwrap();
+    let go = world.daemon.dir().folder("go").unwrap().join("go");
     let script = format!(
-        "s = socket.create_connection(('{0}', 7007)); s.sendall(b'x'); time.sleep(0.5)\n\
+        "{HELPERS}\ns = socket.create_connection(('{0}', 7007)); s.sendall(b'x')\n\
+         while not os.path.exists('{1}'): time.sleep(0.05)\n\
          s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); s.close()\n\
          print(say('{0}', 7008))",
-        world.outside.v4()
+        world.outside.v4(),
+        go.display()
     );
-    assert_eq!(world.says(&script).unwrap(), "ECONNRESET");
+    let mut command = Agent::new(&world.daemon, AGENT).python(&script, &[]).unwrap();
+    let agent = process::Running::start(&mut command).unwrap();
+    // Reset before it was dialled, the server would hear of nothing.
+    world.outside.lines(&log, 1).unwrap();
+    std::fs::write(go, "").unwrap();
+    assert_eq!(agent.finish(LIMIT).unwrap().success().unwrap().trim(), "ECONNRESET");
     assert_eq!(world.outside.lines(&log, 2).unwrap(), ["begin", "reset"]);
     let ended = world.recorded("request_ended", 2).unwrap();
     assert_eq!(ended[0]["outcome"], "cut");
@@ -239,7 +247,7 @@ fn a_registered_resource_is_judged_by_its_own_policy_and_ends_when_it_is_idle() 
     let log = world.outside.serve(7009, ECHO).unwrap();
     assert_eq!(world.asks(world.outside.v4(), 7009).unwrap(), "HELLO");
     let script = format!(
-        "s = socket.create_connection(('{}', 7009)); s.sendall(b'x'); began = time.time(); s.settimeout(20)\n\
+        "s = socket.create_connection(('{}', 7009)); began = time.time(); s.sendall(b'x'); s.settimeout(20)\n\
          try: s.recv(1)\n\
          except OSError as problem: print(name(problem), 0.9 < time.time() - began < 6)",
         world.outside.v4()

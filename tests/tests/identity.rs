@@ -243,6 +243,11 @@ mod tests {
             }
             let child = Command::new("/bin/sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
             fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
+            // The child is this very program for a moment longer.
+            let exe = format!("/proc/{}/exe", child.id());
+            while !fs::read_link(&exe).unwrap().ends_with("sleep") {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             Self { child, cgroup, made }
         }
 

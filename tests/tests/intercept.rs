@@ -23,8 +23,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use chaperone::intercept::{
-    Cgroup, Connection, Guard, Ingress, Listener, Reason, SecurityHooks, Sentinel, Settings, Tree,
-    UnixSockets, effective, uninstall,
+    Cgroup, Connection, Guard, Ingress, InterceptError, Listener, Reason, SecurityHooks, Sentinel, Settings,
+    Tree, UnixSockets, effective, uninstall,
 };
 use chaperone_tests::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -437,8 +437,8 @@ async fn a_socket_bound_to_a_device_beforehand_cannot_connect() {
 async fn an_unstamped_connection_to_the_proxy_is_reset() {
     let world = World::new();
     let listener = world.listen();
-    let outsider = world
-        .python("s = socket.create_connection(('127.0.0.1', PORT))\nprint(attempt(lambda: s.recv(1)))", None);
+    let outsider =
+        world.python("print(attempt(lambda: socket.create_connection(('127.0.0.1', PORT)).recv(1)))", None);
     let told = tokio::task::spawn_blocking(|| said(outsider));
     tokio::select! {
         told = told => assert_eq!(told.unwrap(), "ECONNRESET"),
@@ -590,11 +590,13 @@ async fn an_incomplete_guard_is_replaced_and_open_connections_live_on() {
 
 #[tokio::test]
 async fn a_port_the_kernel_could_hand_out_is_refused() {
-    let world = World::new();
+    let mut world = World::new();
+    world.guard = None;
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let port = range.split_whitespace().next().unwrap().parse().unwrap();
     let settings = Settings { port, ..world.settings.clone() };
-    assert!(Guard::install(&settings).is_err());
+    let refused = Guard::install(&settings).unwrap_err();
+    assert!(matches!(refused, InterceptError::PortEphemeral { .. }), "{refused:?}");
 }
 
 #[test]

@@ -265,8 +265,8 @@ fn each_program_that_root_detaches_is_back_in_time_and_nothing_gets_out_meanwhil
     assert!(names.len() > 13, "{names:?}");
     let mut longest = Duration::ZERO;
     for (many, name) in names.iter().enumerate() {
-        let since = Clock::system().now().0;
         hand::detach(&generation.join(name)).unwrap();
+        let since = Clock::system().now().0;
         let found = stage.event("guard_mended", many + 1);
         assert_eq!(found["missing"], serde_json::json!([name]));
         let took = Duration::from_millis(found["time"].as_u64().unwrap().saturating_sub(since));
@@ -329,8 +329,8 @@ fn what_root_detaches_while_the_daemon_is_dead_is_back_in_time_and_recorded_when
     stage.daemon.stop(Signal::SIGKILL).unwrap();
     let generation = stage.pins().join(&generations(&stage.pins())[0]);
     let log = stage.daemon.dir().path().join("guard.log");
-    let since = Clock::system().instant();
     hand::detach(&generation.join("agent_egress")).unwrap();
+    let since = Clock::system().instant();
     wait::until("an alarm", LIMIT, || {
         let said = fs::read_to_string(&log)?;
         Ok(said.contains("parts of the kernel guard were gone; they are back").then_some(()))
@@ -462,6 +462,8 @@ fn a_daemon_that_the_kernel_kills_for_want_of_memory_leaves_no_gap() {
 
 /// Fails unless what got out has come to an end, and says how much it was.
 fn has_ended(stage: &Stage, what: &str) {
+    // What got out may not have been counted yet.
+    stage.field.wait_control().unwrap();
     let out = stage.field.seen(TAGGED).unwrap();
     stage.counts.wait(MANY).unwrap();
     stage.field.wait_control().unwrap();

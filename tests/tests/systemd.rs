@@ -54,9 +54,10 @@ fn files(resource: &str, more: &[(&str, &str)]) -> Files {
         "state_dir = \"/var/lib/chaperone\"\nruntime_dir = \"/run/chaperone\"\n\
          policy_dir = \"/etc/chaperone/policies\"\ndefault = \"deny\"\n\n\
          [intercept]\nparent = \"{{slice}}/agents.slice\"\nport = {port}\n\
-         pin_dir = \"/sys/fs/bpf/chaperone\"\nsentinel = false\n\n\
+         pin_dir = \"/sys/fs/bpf/chaperone\"\nsentinel = false\n\n[dns]\nport = {dns}\n\n\
          [[agent]]\nname = \"{AGENT}\"\nmatch = {{ unit = \"{WORKER}\" }}\n\n{resource}",
         port = ports::free().unwrap(),
+        dns = ports::free_block().unwrap(),
     );
     let credential = format!("[Service]\nLoadCredential={RESOURCE}:/etc/chaperone/password\n");
     let mut files = vec![
@@ -167,7 +168,17 @@ impl Stage {
     }
 
     fn signal(&self, unit: &str, signal: Signal) {
-        kill(Pid::from_raw(self.systemd.main_pid(unit).unwrap()), signal).unwrap();
+        let pid = self.systemd.main_pid(unit).unwrap();
+        // Nought would be this very process's group.
+        assert!(pid > 0, "{unit} has no process");
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Signals a unit so that it ends, and waits until it was started again and is up.
+    fn ends(&self, unit: &str, signal: Signal) {
+        let before = self.number(unit, "NRestarts");
+        self.signal(unit, signal);
+        self.is_back(unit, before + 1);
     }
 
     /// Waits until a unit was started again so often, and is up.
@@ -365,15 +376,13 @@ fn at_boot_and_whenever_the_slice_starts_again_the_guard_is_there_before_the_age
 #[test]
 fn a_daemon_that_dies_is_started_again_however_often_and_one_that_hangs_is_killed() {
     let stage = Stage::boot(&[("units/chaperone.service.d/watchdog.conf", "[Service]\nWatchdogSec=2s\n")]);
-    for many in 1..=7 {
-        stage.signal(DAEMON, Signal::SIGKILL);
-        stage.is_back(DAEMON, many);
+    for _ in 0..7 {
+        stage.ends(DAEMON, Signal::SIGKILL);
     }
     stage.lasts();
     let clock = Clock::system();
     let since = clock.instant();
-    stage.signal(DAEMON, Signal::SIGSTOP);
-    stage.is_back(DAEMON, 8);
+    stage.ends(DAEMON, Signal::SIGSTOP);
     println!("hung: back after {:?}", clock.instant().duration_since(since));
     assert!(stage.whole(), "{}", stage.told());
     stage.lasts();
@@ -384,16 +393,18 @@ fn a_daemon_that_dies_is_started_again_however_often_and_one_that_hangs_is_kille
 fn a_guard_process_that_dies_hangs_or_is_reloaded_leaves_no_gap() {
     let stage =
         Stage::boot(&[("units/chaperone-guard.service.d/watchdog.conf", "[Service]\nWatchdogSec=2s\n")]);
-    for many in 1..=7 {
-        stage.signal(GUARD, Signal::SIGKILL);
-        stage.is_back(GUARD, many);
+    for _ in 0..7 {
+        stage.ends(GUARD, Signal::SIGKILL);
     }
     stage.lasts();
-    stage.signal(GUARD, Signal::SIGSTOP);
-    stage.is_back(GUARD, 8);
+    stage.ends(GUARD, Signal::SIGSTOP);
     stage.lasts();
     let pid = stage.systemd.main_pid(GUARD).unwrap();
+    let log = stage.systemd.dir().path().join("guard.log");
+    let placed = || fs::read_to_string(&log).map(|told| told.matches("the guard is in place").count());
+    let before = placed().unwrap();
     stage.systemd.systemctl(&["reload", GUARD]).unwrap().success().unwrap();
+    wait::until("a new guard", LIMIT, || Ok((placed()? > before).then_some(()))).unwrap();
     wait::until("the daemon to follow again", LIMIT, || Ok(stage.whole().then_some(()))).unwrap();
     assert_eq!(stage.systemd.main_pid(GUARD).unwrap(), pid);
     assert_eq!(stage.systemd.property(WORKER, "NRestarts").unwrap(), "0");

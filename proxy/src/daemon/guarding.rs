@@ -172,6 +172,7 @@ async fn attend(stream: UnixStream, telling: &Telling) -> io::Result<()> {
     }
     telling.state.send_replace(telling.guard.word());
     let mut state = telling.state.subscribe();
+    let mut end = [0_u8; 1];
     loop {
         let mut word = state.borrow_and_update().clone();
         if word.problem.is_none() {
@@ -180,8 +181,10 @@ async fn attend(stream: UnixStream, telling: &Telling) -> io::Result<()> {
         let told = word.missing.len();
         write(&mut writer, &Line::Word(word)).await?;
         telling.missing.lock().drain(..told);
-        if state.changed().await.is_err() {
-            return Ok(());
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return Ok(()) },
+            // It says no more after its hello: it is gone, and the next one need not wait for the next look.
+            _ = limited.read(&mut end) => return Ok(()),
         }
     }
 }

@@ -29,6 +29,8 @@ use super::programs::{self, ACCEPTED, GUARDS, ProgramStatus, SENTINEL};
 
 /// Looks come twice a second; after this time the guard process counts as silent.
 const SILENCE: Duration = Duration::from_millis(1800);
+/// How long a daemon that starts waits for its first word: a guard process that has just become another program is busy.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// How long between two attempts to reach it again.
 const AGAIN: Duration = Duration::from_millis(200);
 /// What the record calls it when the guard process itself was gone.
@@ -101,7 +103,7 @@ impl Voice {
     /// Says hello, waits for the first word, and keeps listening.
     fn open(socket: &Path, settings: &Settings) -> io::Result<(Self, Word)> {
         let hello = Hello { layout: ABI, settings: format!("{settings:?}") };
-        let (reader, word) = dial(socket, &hello)?;
+        let (reader, word) = dial(socket, &hello, FIRST_WORD)?;
         let heard = Arc::new(Mutex::new(Heard { word: None, missing: Vec::new() }));
         heard.lock().take(word.clone());
         let (weak, socket) = (Arc::downgrade(&heard), socket.to_owned());
@@ -254,14 +256,15 @@ fn ids(tables: &[Held]) -> Vec<u32> {
 }
 
 /// Connects, says hello, reads the first word.
-fn dial(socket: &Path, hello: &Hello) -> io::Result<(BufReader<UnixStream>, Word)> {
+fn dial(socket: &Path, hello: &Hello, patience: Duration) -> io::Result<(BufReader<UnixStream>, Word)> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     let mut hello = serde_json::to_vec(hello)?;
     hello.push(b'\n');
     stream.write_all(&hello)?;
     let mut reader = BufReader::new(stream);
     let word = read_word(&mut reader)?;
+    reader.get_ref().set_read_timeout(Some(SILENCE))?;
     Ok((reader, word))
 }
 
@@ -284,7 +287,7 @@ fn listen(heard: &Weak<Mutex<Heard>>, socket: &Path, hello: &Hello, first: BufRe
         let Some(heard) = heard.upgrade() else { return };
         let word = match &mut reader {
             Some(reader) => read_word(reader),
-            None => dial(socket, hello).map(|(again, word)| {
+            None => dial(socket, hello, SILENCE).map(|(again, word)| {
                 reader = Some(again);
                 heard.lock().missing.push(PROCESS);
                 word

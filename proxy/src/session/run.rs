@@ -133,7 +133,11 @@ impl Sessions {
                     Target { resource: Arc::clone(resource), routes: vec![destination] }
                 }
                 (
-                    Missing::Unregistered | Missing::Ambiguous | Missing::Metadata | Missing::Disguised,
+                    Missing::Unregistered
+                    | Missing::Ambiguous
+                    | Missing::Metadata
+                    | Missing::Disguised
+                    | Missing::Resolver,
                     Some(_) | None,
                 ) => return Err(refuse(missing.as_str(), (agent, evidence))),
             },

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::model::{AddressPattern, Resource};
-use crate::net::{inner, is_metadata};
+use crate::net::{inner, is_metadata, is_resolver};
 
 /// How often names are looked up again.
 pub const LOOKUP_EVERY: Duration = Duration::from_secs(30);
@@ -88,6 +88,7 @@ impl Targets {
                 Some(v4) if !self.matching((v4, destination.port()).into()).is_empty() => {
                     Err(Missing::Disguised)
                 }
+                Some(_) | None if is_resolver(destination) => Err(Missing::Resolver),
                 Some(_) | None => Err(Missing::Unregistered),
             },
         }
@@ -136,6 +137,8 @@ pub enum Missing {
     Metadata,
     /// It is another way of writing the address of a registered one.
     Disguised,
+    /// It is a public resolver, or the port of DNS over TLS: whoever reaches it asks for names past the daemon.
+    Resolver,
 }
 
 impl Missing {
@@ -147,6 +150,7 @@ impl Missing {
             Self::Ambiguous => "more than one resource is registered at this address",
             Self::Metadata => "a metadata service, which no resource registers by its very address",
             Self::Disguised => "another way of writing the address of a registered resource",
+            Self::Resolver => "a resolver, which no resource registers; names are asked of the daemon's own",
         }
     }
 }
@@ -232,6 +236,21 @@ mod tests {
         ] {
             assert_eq!(at(exact, destination), Ok("a".to_owned()), "{exact} {destination}");
         }
+    }
+
+    #[test]
+    fn a_resolver_is_reached_only_where_a_resource_is_registered() {
+        let targets = Targets::new(vec![resource("own", &["192.0.2.53:853", "8.8.4.4:443"])]);
+        let at = |destination: &str| targets.at(destination.parse().unwrap()).map(|_| ());
+        for resolver in
+            ["192.0.2.54:853", "8.8.4.4:444", "1.1.1.1:443", "[64:ff9b::101:101]:443", "9.9.9.9:5053"]
+        {
+            assert_eq!(at(resolver), Err(Missing::Resolver), "{resolver}");
+        }
+        for registered in ["192.0.2.53:853", "8.8.4.4:443"] {
+            assert_eq!(at(registered), Ok(()), "{registered}");
+        }
+        assert_eq!(at("192.0.2.54:443"), Err(Missing::Unregistered));
     }
 
     #[test]

@@ -217,8 +217,7 @@ async fn a_connection_that_finds_the_table_of_flows_full_is_reset_and_told_and_o
     let mut connection = next(&listener).await;
     answer(&mut connection).await;
     assert_eq!(world.by_hand("fill", "FLOWS", 48), 65_536);
-    let late =
-        world.agent("s = socket.socket(); s.connect(('192.0.2.1', 80)); print(attempt(lambda: s.recv(1)))");
+    let late = world.agent("print(attempt(lambda: socket.create_connection(('192.0.2.1', 80)).recv(1)))");
     let printed = tokio::task::spawn_blocking(|| said(late));
     tokio::select! {
         printed = printed => assert_eq!(printed.unwrap(), "ECONNRESET"),

@@ -59,12 +59,13 @@ ip link set near up
 unshare --net sleep 20 &
 sleeper=$!
 trap 'kill $sleeper; wait $sleeper || true' EXIT
-sleep 0.3
+look=0
+until [ "$(readlink /proc/$sleeper/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; [ $((look += 1)) -lt 400 ]; done
 ip link set far netns $sleeper
 nsenter --net=/proc/$sleeper/ns/net sh -c 'ip address add 192.0.2.2/24 dev far && ip link set far up'
 sh -c 'echo $$ > "$0/cgroup.procs" && exec python3 -c "$1"' "$CGROUP" "$EAR" &
 ear=$!
-sleep 1.5
+until grep -q ':270F ' /proc/net/udp && grep -q ':270E ' /proc/net/tcp; do sleep 0.05; [ $((look += 1)) -lt 800 ]; done
 nsenter --net=/proc/$sleeper/ns/net python3 -c 'import socket
 socket.socket(type=socket.SOCK_DGRAM).sendto(b"do it", ("192.0.2.1", 9999))
 t = socket.socket(); t.settimeout(1)

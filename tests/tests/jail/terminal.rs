@@ -7,12 +7,14 @@ use super::*;
 /// Runs a shell script on a new terminal of 33 rows and 77 columns. Arguments: the script, steps as JSON (what to wait for, then what to
 /// type; `resize` is no keys but a new size), then the script's own arguments. Prints all that the terminal showed.
 const TYPIST: &str = "
-import fcntl, json, os, pty, select, struct, sys, termios, time
+import fcntl, json, os, pty, select, signal, struct, sys, termios, time
 script, steps, arguments = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 size = lambda fd, rows, columns: fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
 pid, fd = pty.fork()
 if pid == 0:
     size(0, 33, 77)
+    # Whoever started the tests in the background ignores these, and a shell passes that on.
+    for ignored in signal.SIGINT, signal.SIGQUIT: signal.signal(ignored, signal.SIG_DFL)
     os.execv('/bin/bash', ['bash', '-c', script, 'bash', *arguments])
 shown, at, end = b'', 0, time.monotonic() + 50
 def more():

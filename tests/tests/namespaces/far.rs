@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chaperone_tests::{ports, process, temp};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The address, with a relay behind it. Both are gone when dropped.
 pub(crate) struct Far {

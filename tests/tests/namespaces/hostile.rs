@@ -18,13 +18,17 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 s.bind(("up0", 0))
 s.settimeout(0.2)
 seen, canary = 0, False
+ended = []
 print("ready", flush=True)
 threading.Thread(target=lambda: (sys.stdin.readline(), ended.append(1)), daemon=True).start()
-ended = []
-while not ended:
+while True:
+    # What came before the end is taken down after it as well.
+    last = bool(ended)
     try:
         frame, sender = s.recvfrom(65535)
     except TimeoutError:
+        if last:
+            break
         continue
     # IPv4 alone: every device announces itself on IPv6.
     if sender[2] != socket.PACKET_OUTGOING and frame[12:14] == b"\x08\x00":
@@ -146,12 +150,14 @@ try:
 except (TimeoutError, OSError) as problem:
     print('met nobody')
 # Two namespaces of its own with a wire between them: neither has another way.
+there, tell = os.pipe()
 pid = os.fork()
 if pid == 0:
-    unshare(); raise_loopback(); time.sleep(3); os._exit(0)
-time.sleep(0.3)
+    unshare(); raise_loopback(); os.write(tell, b'x'); time.sleep(30); os._exit(0)
+os.read(there, 1)
 print('wire', sh('ip link add w0 type veth peer w1 netns %d && ip addr add 198.19.79.1/24 dev w0 && ip link set w0 up' % pid))
 u = socket.socket(type=socket.SOCK_DGRAM); print('datagram on it', attempt(lambda: u.sendto(b'x', ('198.19.79.2', 9))))
+os.kill(pid, 9)
 ";
 
 #[test]

@@ -59,8 +59,8 @@ own_server() {
     for look in 1 2 3 4 5 6 7 8 9 10; do sleep 1 | nc 127.0.0.1 7000 | grep word && break; done' "$box" > /var/tried 2>&1
   grep -q word /var/tried
 }
-signals() { mkdir -p "$box"; sh -c 'echo $$ > "$0/cgroup.procs" && kill -CONT 1' "$box" > /var/tried 2>&1; }
-no_signal() { ! signals; }
+signals() { mkdir -p "$box"; sh -c 'echo $$ > "$0/cgroup.procs" && echo entered && kill -CONT 1' "$box" > /var/tried 2>&1; }
+no_signal() { ! signals && grep -q entered /var/tried; }
 unlinked() { rm /sys/fs/bpf/chaperone/v*/secure_*; }
 
 start

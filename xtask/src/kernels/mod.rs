@@ -33,8 +33,9 @@ pub(crate) struct Args {
 const GUEST_SECONDS_MAX: u64 = 280;
 const LOOK: Duration = Duration::from_millis(200);
 const MEMORY: &str = "768";
-/// Without the timer check: an emulator on a busy machine is too slow for it, and the kernel would give up.
-const APPEND: &str = "console=ttyS0 quiet panic=-1 no_timer_check lsm=landlock,lockdown,yama,bpf";
+/// Without the timer check: an emulator on a busy machine is too slow for it, and the kernel would give up. Without its remarks on
+/// stalls, which would stand in the middle of a report.
+const APPEND: &str = "console=ttyS0 loglevel=1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1 panic=-1 no_timer_check lsm=landlock,lockdown,yama,bpf";
 
 /// Builds, boots, compares.
 pub(crate) fn run(args: &Args) -> Result<()> {

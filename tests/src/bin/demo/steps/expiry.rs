@@ -10,7 +10,7 @@ use crate::report::{say, show};
 use crate::stage::{LIMIT, Stage};
 
 /// How long the daemon shall still accept the token.
-const LIFE: Duration = Duration::from_secs(8);
+const LIFE: Duration = Duration::from_secs(15);
 
 const PROGRAM: &str = r#"
 import sys, time, psycopg
