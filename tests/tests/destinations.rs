@@ -418,6 +418,24 @@ fn this_machine_is_reached_where_its_very_address_is_registered() {
 }
 
 #[test]
+fn resolvers_are_refused_under_observation_and_reached_where_they_are_registered() {
+    let registered = |outside: &Outside| opaque("own-resolver", &format!("{}:853", outside.v4()), "");
+    let mut world = World::new(true, PERMIT, registered).unwrap();
+    world.outside.serve(853, ECHO).unwrap();
+    // By the port, by the address, and both however they are written; the same port is reached where it is a resource's.
+    let v6 = world.outside.v6();
+    for (address, port) in
+        [(v6.to_string(), 853), ("1.1.1.1".to_owned(), 443), ("::ffff:9.9.9.9".to_owned(), 80)]
+    {
+        assert_eq!(world.says(&format!("print(say('{address}', {port}))")).unwrap(), "ECONNRESET");
+    }
+    assert_eq!(world.asks(world.outside.v4(), 853).unwrap(), "HELLO");
+    let refused = world.recorded("connection_refused", 3).unwrap();
+    assert_eq!(refused.len(), 3);
+    assert!(refused.iter().all(|one| one["reason"].as_str().unwrap().contains("a resolver")), "{refused:?}");
+}
+
+#[test]
 fn metadata_services_are_refused_under_a_wide_network_and_under_observation() {
     let wide = |_: &Outside| opaque("wide", "169.254.0.0/16:80", "");
     let world = World::new(true, PERMIT, wide).unwrap();

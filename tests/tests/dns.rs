@@ -23,7 +23,7 @@ use serde_json::Value;
 #[path = "dns/upstream.rs"]
 mod upstream;
 
-use upstream::{Liar, Upstream};
+use upstream::{Liar, Roads, Upstream};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -89,6 +89,7 @@ def resolve(name):
 struct Stage {
     daemon: Daemon,
     upstream: Upstream,
+    _roads: Roads,
 }
 
 impl Stage {
@@ -108,7 +109,7 @@ impl Stage {
             .policy("test.cedar", policy)
             .policy("columns.toml", "");
         plan.names = format!("upstreams = [\"{}\"]\n{names}", upstream.address());
-        Self { daemon: Daemon::start(&plan).unwrap(), upstream }
+        Self { daemon: Daemon::start(&plan).unwrap(), upstream, _roads: Roads::new().unwrap() }
     }
 
     /// What the agent's script prints.
@@ -248,6 +249,16 @@ fn an_answer_that_points_into_the_hosts_own_network_is_refused_unless_a_resource
     let reasons: Vec<Value> = stage.records("name_denied");
     assert!(reasons.iter().all(|record| field(record, "reason") == "inward-address"));
     assert_eq!(reasons.len(), 3);
+}
+
+#[test]
+fn an_address_to_which_this_machine_knows_no_road_is_left_out_of_an_answer() {
+    let stage = Stage::open(Liar::Honest);
+    let printed = stage.says(
+        "print(udp('far.example', 'AAAA'), udp('far.example'), udp('www.example', 'AAAA')); print(resolve('far.example'))",
+    );
+    assert_eq!(printed, "NOERROR NOERROR 198.51.100.7 NOERROR 2001:db8::7\n['198.51.100.7']");
+    assert!(stage.records("name_denied").is_empty());
 }
 
 #[test]

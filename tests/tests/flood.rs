@@ -54,14 +54,18 @@ fn a_flood_of_denials_loses_reports_and_never_a_denial() {
     other.ask(ITEM).unwrap().cell().unwrap();
     shop.talk().unwrap().ask(ITEM).unwrap().cell().unwrap();
     assert_eq!(denied(&shop, "datagram").saturating_sub(before), DENIALS, "every denial is counted");
-    let told: u64 = wait::until("what the ring still held", LIMIT, || {
-        let records = shop.records("kernel_denied")?;
-        let counts = records.iter().filter(|one| one["reason"] == "datagram");
-        let sum: u64 = counts.filter_map(|one| one["count"].as_u64()).sum();
-        Ok((sum > 0).then_some(sum))
+    let sum = |kind: &str, is_meant: fn(&Value) -> bool| -> anyhow::Result<u64> {
+        let records = shop.records(kind)?;
+        Ok(records.iter().filter(|one| is_meant(one)).filter_map(|one| one["count"].as_u64()).sum())
+    };
+    let (told, untold) = wait::until("a record of what the ring held and of what it did not", LIMIT, || {
+        let told = sum("kernel_denied", |one| one["reason"] == "datagram")?;
+        let untold = sum("denials_untold", |_| true)?;
+        Ok((told + untold >= DENIALS).then_some((told, untold)))
     })
     .unwrap();
-    assert!(told < DENIALS, "nothing was lost: the flood was none");
+    assert!(told > 0 && told < DENIALS, "nothing was lost: the flood was none");
+    assert_eq!(shop.status().unwrap()["kernel_untold"], untold);
 }
 
 /// An agent beside the one that floods.

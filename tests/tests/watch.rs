@@ -52,13 +52,6 @@ fn alarm(shop: &Shop, kind: &str, many: usize, since: u64) -> (Duration, Value) 
     (Duration::from_millis(newest["time"].as_u64().unwrap().saturating_sub(since)), newest)
 }
 
-/// Whether a process runs in a cgroup of the agent's.
-fn has_agent(shop: &Shop) -> anyhow::Result<bool> {
-    let runs = Tree::find()?.mount().join(shop.daemon.parent()).join(AGENT);
-    let mut files = fs::read_dir(runs)?.flatten().map(|entry| entry.path().join("cgroup.procs"));
-    Ok(files.any(|file| fs::read_to_string(file).is_ok_and(|pids| !pids.trim().is_empty())))
-}
-
 /// Removes a folder of pins, also while the daemon puts them back.
 fn remove_tree(folder: &Path) {
     let gone = || Ok(fs::remove_dir_all(folder).is_ok().then_some(()));
@@ -161,7 +154,7 @@ fn the_guard_is_not_taken_away_while_a_daemon_or_an_agent_runs() {
         refused.both()
     );
     let sleeper = shop.agent().start("sleep", ["60"]).unwrap();
-    wait::until("an agent that sleeps", LIMIT, || Ok(has_agent(&shop)?.then_some(()))).unwrap();
+    wait::until("an agent that sleeps", LIMIT, || Ok(agents_processes(&shop).pop())).unwrap();
     shop.daemon.stop(Signal::SIGTERM).unwrap();
     let refused = shop.daemon.cli(&["uninstall"]).unwrap();
     let names = format!("agents run in it: `{AGENT}`;");
@@ -185,6 +178,45 @@ fn a_denial_by_the_kernel_is_recorded_with_its_agent() {
     let denied =
         wait::until("a recorded denial", LIMIT, || Ok(shop.records("kernel_denied")?.pop())).unwrap();
     assert_eq!((&denied["agent"], &denied["reason"]), (&"worker".into(), &"datagram".into()), "{denied}");
+}
+
+/// Processes in the agent's cgroups.
+fn agents_processes(shop: &Shop) -> Vec<u32> {
+    let parent = Tree::find().unwrap().open(Path::new(shop.daemon.parent())).unwrap();
+    parent.at_child(AGENT).map(|account| account.processes()).unwrap_or_default()
+}
+
+#[test]
+fn a_process_that_is_moved_out_of_its_agents_cgroup_is_recorded_once() {
+    let shop = Shop::open(&Setup::default()).unwrap();
+    let sleeper = shop.agent().start("sleep", ["60"]).unwrap();
+    let pid = wait::until("an agent", LIMIT, || Ok(agents_processes(&shop).first().copied())).unwrap();
+    let tree = Tree::find().unwrap();
+    let asleep = format!("/proc/{pid}/comm");
+    wait::until("its command", LIMIT, || Ok((fs::read_to_string(&asleep)?.trim() == "sleep").then_some(())))
+        .unwrap();
+    // A look must have seen it where it belongs; within its account it may go where it likes.
+    std::thread::sleep(Duration::from_millis(1500));
+    let parent = tree.open(Path::new(shop.daemon.parent())).unwrap();
+    parent.child(AGENT, "again").unwrap().admit(pid).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(shop.records("agent_left").unwrap().is_empty());
+    let since = now();
+    tree.open(&Tree::own(&tree).unwrap()).unwrap().admit(pid).unwrap();
+    let (took, left) = alarm(&shop, "agent_left", 1, since);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!((&left["account"], &left["pid"]), (&AGENT.into(), &pid.into()), "{left}");
+    assert!(left["exe"].as_str().unwrap().ends_with("/sleep"), "{left}");
+    // To another agent's cgroup is as bad, and a process that ends is not told at all.
+    parent.child(AGENT, "again").unwrap().admit(pid).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    parent.child("other", "one").unwrap().admit(pid).unwrap();
+    let (_, left) = alarm(&shop, "agent_left", 2, since);
+    assert!(left["cgroup"].as_str().unwrap().ends_with("/other/one"), "{left}");
+    sleeper.signal(Signal::SIGKILL).unwrap();
+    sleeper.finish(LIMIT).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(shop.records("agent_left").unwrap().len(), 2);
 }
 
 /// What `audit verify --kernel` says.

@@ -220,6 +220,23 @@ pub enum Event<'a> {
         /// How many times since the last such record.
         count: u64,
     },
+    /// A process of an agent is in another cgroup now: what it does from then on is not guarded, or is another agent's.
+    AgentLeft {
+        /// Name of the cgroup right below the agents' parent that it was in.
+        account: Cow<'a, str>,
+        /// The process.
+        pid: u32,
+        /// What runs in it.
+        exe: Cow<'a, str>,
+        /// Where it is, below the mount.
+        cgroup: Cow<'a, str>,
+    },
+    /// The kernel had more to tell than its ring holds: reports of denials are missing from the record. Every denial was made and
+    /// is counted, by reason and for each account.
+    DenialsUntold {
+        /// How many reports since the last such record.
+        count: u64,
+    },
     /// Parts of the kernel guard were gone and are back.
     GuardMended {
         /// Programs that had not been in effect.

@@ -192,6 +192,13 @@ fn daemon(config: &Config) -> Vec<Finding> {
             Finding::bad("record", trouble, "make room or mend the disk; it opens again by itself")
         }
     });
+    if report.kernel_untold > 0 {
+        findings.push(Finding::note(
+            "denials",
+            format!("{} were made and counted, but could not be told one by one", report.kernel_untold),
+            "`chaperone audit verify --kernel` shows each agent's number; `chaperone quarantine` stops one that floods",
+        ));
+    }
     findings.extend(features(&report.features));
     for agent in report.agents {
         let name = agent.name;

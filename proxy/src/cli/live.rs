@@ -70,6 +70,9 @@ fn print_status(report: &StatusReport) {
         println!("          {} is refused: {why}", feature.name);
     }
     println!("kernel    {redirected} connections redirected, {delivered} delivered");
+    if report.kernel_untold > 0 {
+        println!("          {} denials were counted, but could not be told one by one", report.kernel_untold);
+    }
     println!("sessions  {} open, {} connections turned away", report.sessions, report.turned_away);
     println!("requests  {allowed} allowed, {held} held, {denied} denied; {} tickets wait", report.held);
     println!("record    {}", report.record.as_deref().unwrap_or("takes events"));

@@ -31,7 +31,8 @@ pub struct Args {
     /// What the process is for, in the launcher's words; recorded as a hint.
     #[arg(long)]
     pub step: Option<String>,
-    /// User to run as, by name or number, with that user's group and no others, and with that user's home as `HOME`. Root only.
+    /// User to run as, by name or number, with that user's group and no others, and with that user's home as `HOME`. Root only. The
+    /// agent's `run_as`, unless another is named.
     #[arg(long)]
     pub uid: Option<String>,
     /// This process is on a terminal that was made for it.
@@ -55,10 +56,14 @@ pub struct Launch {
 ///
 /// # Errors
 /// When the configuration does not name the agent, or the start fails.
-pub fn launch(launch: Launch) -> anyhow::Result<ExitCode> {
+pub fn launch(mut launch: Launch) -> anyhow::Result<ExitCode> {
     let mut config = launch.file.load()?;
     if !config.identity.agents.iter().any(|agent| agent.name.0 == launch.args.agent) {
         bail!("no agent named `{}` is configured", launch.args.agent);
+    }
+    if Uid::effective().is_root() && launch.args.uid.is_none() {
+        let configured = config.jail.accounts.get(&AgentName(launch.args.agent.clone()));
+        launch.args.uid = configured.map(u32::to_string);
     }
     config.jail.hidden.push(launch.file.config);
     if launch.args.relayed {
@@ -96,7 +101,10 @@ pub fn run(
         }
     };
     if account.is_none() {
-        eprintln!("chaperone: `{}` runs as root; give it a user of its own with `--uid`", args.agent);
+        eprintln!(
+            "chaperone: `{}` runs as root; give it a user of its own with `--uid`, or `run_as` in the configuration",
+            args.agent
+        );
     }
     if let Some(step) = &args.step {
         let mount = Tree::find()?;

@@ -53,9 +53,7 @@ pub(super) fn config(file: file::File, problems: &mut Problems) -> Option<Config
     let intercept = intercept(&file.intercept, problems);
     let port = intercept.as_ref().map(|settings| settings.port);
     let (dns, dns_port) = names::settings(&file.dns, port, problems);
-    let launchers = launchers(&file.agents, problems);
-    let processes = processes(&file.agents, problems);
-    let jail = jail(&file.jail, (launchers, processes), problems);
+    let jail = jail(&file.jail, &file.agents, problems);
     let agents = agents(&file.agents, problems);
     let resources = resources::build(&file.resources, problems);
     let approvers = approvers(&file.approvers, problems);
@@ -137,11 +135,10 @@ fn intercept(file: &file::Intercept, problems: &mut Problems) -> Option<intercep
 }
 
 /// The jail, but for what it hides.
-fn jail(
-    file: &file::Jail,
-    (launchers, processes): (BTreeMap<AgentName, BTreeSet<u32>>, BTreeMap<AgentName, u32>),
-    problems: &mut Problems,
-) -> Option<jail::Settings> {
+fn jail(file: &file::Jail, agents: &[file::Agent], problems: &mut Problems) -> Option<jail::Settings> {
+    let launchers = launchers(agents, problems);
+    let accounts = accounts(agents, problems);
+    let processes = processes(agents, problems);
     let keep = file.keep.iter().map(|text| kept(text, problems)).collect::<Vec<_>>();
     Some(jail::Settings {
         keep: keep.into_iter().collect::<Option<_>>()?,
@@ -157,6 +154,7 @@ fn jail(
         },
         hidden: Vec::new(),
         launchers,
+        accounts,
         processes,
     })
 }
@@ -320,6 +318,25 @@ fn launchers(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName
         launchers.insert(AgentName(agent.name.value.clone()), accounts);
     }
     launchers
+}
+
+/// Under which account root starts each agent, where it is said. An account that comes to be later may be named by its number.
+fn accounts(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName, u32> {
+    let mut accounts = BTreeMap::new();
+    for agent in raw {
+        let Some(text) = &agent.run_as else { continue };
+        match value::user(text, problems) {
+            Some(0) => {
+                problems
+                    .add(text.line, "`run_as` names an account of the agent's own; leave it out for root");
+            }
+            Some(uid) => {
+                accounts.insert(AgentName(agent.name.value.clone()), uid);
+            }
+            None => {}
+        }
+    }
+    accounts
 }
 
 /// How many processes a run of each agent may have; the program itself and what clears up after it need a few.

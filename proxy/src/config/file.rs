@@ -33,6 +33,7 @@ pub(super) struct Agent {
     pub(super) name: At<String>,
     pub(super) matches: Option<Match>,
     pub(super) run_by: Vec<At<String>>,
+    pub(super) run_as: Option<At<String>>,
     pub(super) processes: Option<At<u64>>,
     pub(super) identity: Option<Identity>,
 }
@@ -261,8 +262,9 @@ fn agent(section: &mut Section<'_>, problems: &mut Problems) -> Option<Agent> {
         identity
     });
     let run_by = section.texts("run_by", problems).unwrap_or_default();
+    let run_as = section.text("run_as", problems);
     let processes = section.number("processes", problems);
-    Some(Agent { name: name?, matches, run_by, processes, identity })
+    Some(Agent { name: name?, matches, run_by, run_as, processes, identity })
 }
 
 fn identity(section: &mut Section<'_>, problems: &mut Problems) -> Option<Identity> {

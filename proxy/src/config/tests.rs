@@ -23,6 +23,7 @@ identity = { issuer = "https://idp.example", audience = "chaperone", token_file 
 name = "loose"
 processes = 64
 run_by = ["4711"]
+run_as = "4712"
 
 [[resource]]
 name      = "orders-db"
@@ -111,6 +112,7 @@ fn a_full_file_reaches_every_room() {
     let launchers: Vec<_> =
         config.jail.launchers.iter().map(|(agent, uids)| (agent.0.as_str(), uids)).collect();
     assert_eq!(launchers, [("loose", &[4711].into()), ("reporter", &[].into())]);
+    assert_eq!(config.jail.accounts, [(AgentName("loose".to_owned()), 4712)].into());
     let processes = |name: &str| config.jail.processes_of(&AgentName(name.to_owned()));
     assert_eq!((processes("loose"), processes("reporter")), (64, jail::PROCESSES));
     assert_eq!(config.sql.workers, 3);
@@ -150,6 +152,9 @@ fn a_jail_is_closed_unless_opened_and_its_mistakes_have_lines() {
     let text = "[[agent]]\nname = \"a\"\nrun_by = [\"root\", \"no-such-user-here\"]\n\
                 [jail]\nkeep = [\"run/x\", \"/\"]\nprivate_tmp = \"yes\"\nprivate = true\n";
     assert_eq!(lines(text), [3, 3, 5, 5, 6, 7]);
+    for wrong in ["root", "0", "no-such-user-here"] {
+        assert_eq!(lines(&format!("[[agent]]\nname = \"a\"\nrun_as = \"{wrong}\"\n")), [3], "{wrong}");
+    }
 }
 
 #[test]

@@ -138,6 +138,9 @@ pub struct StatusReport {
     pub kernel: [u64; 2],
     /// Denials by the kernel, by reason.
     pub kernel_denied: Vec<(String, u64)>,
+    /// Reports of denials that found the kernel's ring full, since its tables were made.
+    #[serde(default)]
+    pub kernel_untold: u64,
     /// What the kernel programs saw and let pass, by what it was.
     #[serde(default)]
     pub kernel_seen: Vec<(String, u64)>,

@@ -7,6 +7,7 @@
 mod arrivals;
 mod descriptors;
 mod guarding;
+mod leaving;
 mod mending;
 mod names;
 mod namespaces;

@@ -148,6 +148,7 @@ impl Services for Running {
             programs: programs.collect(),
             features: features.chain([abort]).collect(),
             kernel_seen: counters.as_ref().map_or_else(Vec::new, |counters| told(counters, false)),
+            kernel_untold: counters.as_ref().map_or(0, |counters| counters.events_lost),
             kernel: counters.as_ref().map_or([0, 0], |counters| [counters.redirected, counters.delivered]),
             kernel_denied: counters.map_or_else(Vec::new, |counters| told(&counters, true)),
             record: self.appender.trouble(),

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::services::Running;
-use super::{DaemonError, stopping, watching};
+use super::{DaemonError, leaving, stopping, watching};
 use crate::audit::Event;
 use crate::dns::Names;
 use crate::identity::Resolver;
@@ -80,6 +80,8 @@ pub(super) fn start(
     });
     let watched = Arc::clone(running);
     shutdown.spawn("guard", async move { watching::guard(&watched).await });
+    let followed = Arc::clone(running);
+    shutdown.spawn("leaving", async move { leaving::watch(&followed).await });
     let counted = Arc::clone(running);
     shutdown.spawn("accounts", async move { watching::accounts(&counted).await });
     let events = guard.events()?;
@@ -123,6 +125,7 @@ struct Denial {
 
 async fn denials(mut events: Events, running: &Running, names: &Names) {
     let mut counted: HashMap<Denial, Count> = HashMap::new();
+    let mut untold = Untold::since(lost(running).unwrap_or(0));
     let mut flush = tokio::time::interval(DENIALS_EVERY);
     loop {
         // Nothing is lost when either arm is dropped: counts live outside, the ring keeps its records.
@@ -139,8 +142,33 @@ async fn denials(mut events: Events, running: &Running, names: &Names) {
                 for (denial, count) in counted.drain() {
                     running.note(&told(denial, count));
                 }
+                if let Some(count) = lost(running).and_then(|lost| untold.more(lost)) {
+                    tracing::warn!(count, "more was denied than the kernel's ring could tell");
+                    running.note(&Event::DenialsUntold { count });
+                }
             }
         }
+    }
+}
+
+/// How many reports found the ring full, as the kernel counts them; `None` while its table cannot be read.
+fn lost(running: &Running) -> Option<u64> {
+    running.guard.counters().ok().map(|counters| counters.events_lost)
+}
+
+/// What of the kernel's count is in the record.
+struct Untold(u64);
+
+impl Untold {
+    /// What was lost before is another daemon's to tell.
+    fn since(lost: u64) -> Self {
+        Self(lost)
+    }
+
+    /// How many more there are, if there are. A count that went back is that of new tables.
+    fn more(&mut self, lost: u64) -> Option<u64> {
+        let before = std::mem::replace(&mut self.0, lost);
+        Some(lost.checked_sub(before).unwrap_or(lost)).filter(|more| *more > 0)
     }
 }
 
@@ -192,4 +220,15 @@ fn count(counted: &mut HashMap<Denial, Count>, event: &DenyEvent, resolver: &Res
     let fresh = || Count { agent: resolver.agent_near(cgroup, event.account, pid), count: 0 };
     let entry = counted.entry(denial).or_insert_with(fresh);
     entry.count = entry.count.saturating_add(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Untold;
+
+    #[test]
+    fn what_could_not_be_told_is_told_once_and_new_tables_count_from_nothing() {
+        let mut untold = Untold::since(5);
+        assert_eq!([5, 7, 7, 2, 0].map(|lost| untold.more(lost)), [None, Some(2), None, Some(2), None]);
+    }
 }

@@ -4,7 +4,8 @@
 //! resources are answered from what the daemon itself looked up, every other name needs a permit on `Resource::"dns"`. Only
 //! then is an upstream resolver asked, and only an answer to the very question, of bounded size, is passed on.
 //! Refuses: other questions than for addresses, known endpoints of encrypted DNS, names that carry data, more questions than
-//! an agent needs, and answers that point into the host's own network without a registered resource there.
+//! an agent needs, and answers that point into the host's own network without a registered resource there. Addresses to which this
+//! machine knows no road are left out of answers, so that clients on a host without IPv6 do not try it.
 //! INVARIANT: no question goes upstream that was not allowed and recorded first.
 //! Known limits: no DNSSEC validation, no TXT, MX or SRV; the registered domain of a name is taken to be its last two labels,
 //! three below a country's kinds of registrants (`co.uk`).

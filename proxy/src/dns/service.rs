@@ -29,6 +29,7 @@ use crate::model::{
     AgentName, Credential, Evidence, Operation, Protocol, RESOLVER, Resource, UpstreamTls, UpstreamTlsMode,
     Verdict,
 };
+use crate::net::is_routable;
 use crate::policy::{Live, Question as PolicyQuestion};
 use crate::session::{Asked, Quarantine, Targets};
 
@@ -310,6 +311,9 @@ impl Names {
         }
         let now = self.0.parts.clock.instant();
         self.0.cache.put(&agent.name, name, kind, (&answer, now));
+        // An agent would be connected to the daemon wherever it dials, and try no other address once that one turns out to be out of
+        // reach: what this machine knows no road to is not told. After the cache, since roads come and go.
+        let _emptied = answer.filter(is_routable);
         self.0.parts.asked.remember(&agent.name, name, answer.addresses(), now);
         question.reply(answer.code, &answer.records, None)
     }

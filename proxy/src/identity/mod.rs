@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::model::AgentName;
 
 pub use error::IdentityError;
+pub use process::started;
 pub use resolve::{AgentStatus, Change, Identified, ProcessOrigin, Resolver};
 pub use steps::{STEP_BYTES_MAX, Steps};
 

@@ -43,11 +43,12 @@ struct Process {
     dir: File,
 }
 
-/// Start time and parent, from `/proc/PID/stat`.
+/// Start time, parent and whether it is over, from `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
     start_ticks: u64,
+    is_dead: bool,
 }
 
 /// Everything that can be known about the process behind `origin`, whose cgroup is at `cgroup`.
@@ -84,6 +85,12 @@ pub(super) fn gather(
 /// Where the process says it is; a hint.
 pub(super) fn cgroup_hint(pid: u32) -> Option<PathBuf> {
     path_in(&Process::open(pid)?.text("cgroup")?)
+}
+
+/// When a process started, in clock ticks since the machine did; `None` if it is gone, or a zombie that does nothing more.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    Process::open(pid)?.stat().filter(|stat| !stat.is_dead).map(|stat| stat.start_ticks)
 }
 
 impl Process {
@@ -204,9 +211,10 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let rest = std::str::from_utf8(bytes.get(end.checked_add(1)?..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     // Fields are numbered from 1; the first here is the third (state).
-    let parent = fields.nth(1)?.parse().ok()?;
+    let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
+    let parent = fields.next()?.parse().ok()?;
     let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, start_ticks })
+    Some(Stat { parent, start_ticks, is_dead })
 }
 
 fn ticks(since_boot_ns: u64) -> u64 {
@@ -294,7 +302,7 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let fields = "S 41 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1";
         let line = format!("42 (a) 9 9 (b c)) {fields}");
-        assert_eq!(parse_stat(line.as_bytes()), Some(Stat { parent: 41, start_ticks: 777 }));
+        assert_eq!(parse_stat(line.as_bytes()), Some(Stat { parent: 41, start_ticks: 777, is_dead: false }));
         assert_eq!(parse_stat(b"42 (x"), None);
         assert_eq!(parse_stat(b"42 (x) S 1"), None);
     }

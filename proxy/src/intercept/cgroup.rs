@@ -279,6 +279,13 @@ impl Cgroup {
         Ok(named.collect())
     }
 
+    /// The cgroup of this name right below.
+    #[must_use]
+    pub fn at_child(&self, name: &str) -> Option<Self> {
+        let is_below = !name.contains('/') && !matches!(name, "" | "." | "..");
+        is_below.then(|| Self::at(self.path.join(name)).ok()).flatten()
+    }
+
     /// Removes the empty cgroups below this one, but for those with the ids in `keep`, and leaves those in use; returns how
     /// many are gone. Sockets that outlive their cgroup stay guarded.
     #[must_use]

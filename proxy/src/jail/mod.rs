@@ -26,7 +26,7 @@ pub use account::Account;
 pub use error::JailError;
 pub use newcomer::Newcomer;
 pub use processes::{Held, PROCESSES, hold as hold_processes};
-pub use scope::outsiders;
+pub use scope::{is_scoped, outsiders};
 
 use crate::intercept::{self, Cgroup, InterceptError, Tree};
 use crate::model::AgentName;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub hidden: Vec<PathBuf>,
     /// Accounts without root that may start an agent.
     pub launchers: BTreeMap<AgentName, BTreeSet<u32>>,
+    /// Accounts under which root starts agents, unless it names another.
+    pub accounts: BTreeMap<AgentName, u32>,
     /// How many processes and threads a run of each agent may have at a time.
     pub processes: BTreeMap<AgentName, u32>,
 }

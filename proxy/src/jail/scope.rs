@@ -12,13 +12,24 @@ use landlock::{
 
 use super::error::JailError;
 
+/// Whether this kernel keeps agents from abstract sockets and signals of others (Linux 6.12).
+#[must_use]
+pub fn is_scoped() -> bool {
+    exists(strict().scope(Scope::AbstractUnixSocket).and_then(|ruleset| ruleset.scope(Scope::Signal)))
+}
+
+fn strict() -> Ruleset {
+    Ruleset::default().set_compatibility(CompatLevel::HardRequirement)
+}
+
+fn exists(ruleset: Result<Ruleset, RulesetError>) -> bool {
+    ruleset.and_then(Ruleset::create).is_ok()
+}
+
 /// What an agent may do to processes outside on this kernel, in words for `doctor`.
 #[must_use]
 pub fn outsiders() -> &'static str {
-    let exists = |ruleset: Result<Ruleset, RulesetError>| ruleset.and_then(Ruleset::create).is_ok();
-    let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    let both = strict().scope(Scope::AbstractUnixSocket).and_then(|ruleset| ruleset.scope(Scope::Signal));
-    if exists(both) {
+    if is_scoped() {
         "agents neither trace nor signal processes outside, and reach no abstract sockets"
     } else if exists(strict().handle_access(AccessFs::Refer)) {
         "this kernel keeps agents from tracing processes outside, but not from signals and abstract sockets"

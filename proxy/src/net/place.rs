@@ -81,6 +81,15 @@ pub fn is_this_machine(address: IpAddr) -> bool {
     })
 }
 
+/// Whether this machine knows a road to the address. Asks the kernel's table of routes; nothing is sent.
+#[must_use]
+pub fn is_routable(address: IpAddr) -> bool {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // The port is of no account: a datagram socket that connects looks its road up and no more.
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9))).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +129,13 @@ mod tests {
         {
             assert!(!is_metadata(ip(text)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_road_is_known_to_this_machine_itself_and_to_no_address_that_means_none() {
+        assert!(is_routable(ip("127.0.0.1")));
+        // The kernel lets nobody connect to the broadcast address unless it was asked to.
+        assert!(!is_routable(ip("255.255.255.255")));
     }
 
     #[test]

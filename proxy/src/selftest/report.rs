@@ -237,6 +237,19 @@ impl Report {
         cells.filter(|cell| *cell == verdict).count()
     }
 
+    /// How many known ways out there are by each launch method that was tried.
+    fn known(&self) -> String {
+        let count = |method: &Method| {
+            let rows = self.rows.iter();
+            rows.filter(|row| row.verdict(*method) == Verdict::Known).count()
+        };
+        let tried =
+            |method: &&Method| self.rows.iter().any(|row| row.seen.iter().any(|(one, _)| one == *method));
+        let each =
+            Method::ALL.iter().filter(tried).map(|method| format!("{} {}", count(method), method.name()));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     /// How many of the known ways out a layer on security hooks would close; none where there is one.
     fn closable(&self) -> Option<usize> {
         let names = Layer::Security.programs();
@@ -282,10 +295,11 @@ impl Report {
             line(format!("{number:<4} {what}: not tried here: {why}"));
         }
         line(format!(
-            "kernel {}: {} as they must be, {} known ways out, {} NOT STOPPED, {} cannot be tried on this machine",
+            "kernel {}: {} as they must be, {} known ways out ({}), {} NOT STOPPED, {} cannot be tried on this machine",
             self.kernel,
             self.count(Verdict::Good),
             self.count(Verdict::Known),
+            self.known(),
             self.count(Verdict::Bad),
             self.count(Verdict::Untried),
         ));

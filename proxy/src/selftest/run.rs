@@ -6,7 +6,7 @@
 //! Limits: one attempt at a time; an agent that does not answer within [`ANSWER`] ends the run.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -76,7 +76,10 @@ pub(super) fn all(args: &StageArgs) -> Result<Report, SelftestError> {
     fall_silent(&stage);
     // To an installed guard every method is one in a namespace that it does not know.
     let foreign = |method| method == Method::Namespace || stage.is_borrowed();
-    for method in methods(args) {
+    let methods = methods(args);
+    let many = methods.len();
+    for (at, method) in (1_usize..).zip(methods) {
+        tell(&format!("trying {} ways out by {} ({at} of {many})", chosen.len(), method.name()));
         let agent = Agent::start(&stage, Some(method))?;
         let _own = (stage.witness.take(), stage.sinks.take(), stage.arrivals.take());
         for (row, (port, vector)) in rows.iter_mut().zip(&chosen) {
@@ -113,6 +116,16 @@ fn fall_silent(stage: &Stage) {
     }
 }
 
+/// Says how far it is, to whoever watches.
+fn tell(words: &str) {
+    let mut watched = io::stderr();
+    if watched.is_terminal()
+        && let Err(problem) = writeln!(watched, "chaperone: {words}")
+    {
+        tracing::debug!(%problem, "nobody hears how far the test is");
+    }
+}
+
 fn methods(args: &StageArgs) -> Vec<Method> {
     let named: Vec<Method> = args.methods.iter().filter_map(|name| Method::named(name)).collect();
     if named.is_empty() { Method::ALL.to_vec() } else { named }
@@ -140,7 +153,7 @@ fn blank(vector: &Vector, stage: &Stage) -> Row {
         expected,
         control,
         seen: Vec::new(),
-        open: vector.open(stage.secured).to_vec(),
+        open: vector.open(stage.secured, stage.scoped),
         layers: vector.layers.to_vec(),
     }
 }

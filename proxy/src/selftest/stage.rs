@@ -70,6 +70,8 @@ pub(super) struct Stage {
     pub(super) programs: Vec<(String, bool)>,
     /// Whether programs on security hooks are in effect.
     pub(super) secured: bool,
+    /// Whether this kernel has Landlock's scopes.
+    pub(super) scoped: bool,
     /// Its own guard; none where an installed one is tested.
     guard: Option<Guard>,
     settings: Settings,
@@ -131,6 +133,7 @@ impl Stage {
             arrivals,
             programs,
             secured,
+            scoped: crate::jail::is_scoped(),
             guard,
             settings,
             _held: held,

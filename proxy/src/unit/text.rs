@@ -108,6 +108,7 @@ mod tests {
             uring: Uring::Refused,
             hidden: vec!["/var/lib/chaperone".into()],
             launchers: BTreeMap::new(),
+            accounts: BTreeMap::new(),
             processes: BTreeMap::new(),
         }
     }

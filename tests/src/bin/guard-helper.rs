@@ -53,6 +53,7 @@ fn launch() -> Result<ExitCode> {
             uring: jail::Uring::Refused,
             hidden: Vec::new(),
             launchers: BTreeMap::new(),
+            accounts: BTreeMap::new(),
             processes: BTreeMap::new(),
         };
         run::run(args, &settings, &steps, &jail)?

@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chaperone_tests::ports;
+use chaperone_tests::{ports, process, temp};
 use hickory_proto::op::{Message, OpCode, Query};
 use hickory_proto::rr::rdata::{CNAME, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -44,6 +45,45 @@ pub(crate) struct Upstream {
     asked: Arc<Mutex<BTreeSet<String>>>,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Where addresses of IPv6 are: with a road, and without.
+const NEAR: &str = "2001:db8:";
+const FAR: &str = "2001:db8:f:";
+
+/// Routes of this machine, for the time of a test: to the addresses that an [`Upstream`] tells, and to none beyond. They lead to
+/// loopback, and nothing is sent. Each has a metric of its own, so that tests beside each other have each theirs.
+#[derive(Debug)]
+pub(crate) struct Roads(Vec<Vec<String>>);
+
+impl Roads {
+    pub(crate) fn new() -> Result<Self> {
+        let metric = u16::from_str_radix(temp::unique().get(..4).unwrap_or("1"), 16)?;
+        let mut roads = Self(Vec::new());
+        for road in [format!("{NEAR}:/48 dev lo"), format!("unreachable {FAR}:/48 dev lo")] {
+            let words = format!("{road} metric {}", u32::from(metric) + 2000);
+            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            route("add", &words)?;
+            roads.0.push(words);
+        }
+        Ok(roads)
+    }
+}
+
+impl Drop for Roads {
+    fn drop(&mut self) {
+        for road in &self.0 {
+            if let Err(error) = route("del", road) {
+                eprintln!("a route stays: {error:#}");
+            }
+        }
+    }
+}
+
+fn route(action: &str, words: &[String]) -> Result<()> {
+    let mut command = Command::new("ip");
+    process::run(command.args(["-6", "route", action]).args(words), Duration::from_secs(30))?.success()?;
+    Ok(())
 }
 
 /// How often threads look whether they are still wanted.
@@ -204,7 +244,10 @@ fn honest(question: &Message) -> Message {
     let v4 = inward.map_or("198.51.100.7".to_owned(), |ip| ip.replace('-', "."));
     match question.queries[0].query_type() {
         RecordType::A => answer.add_answer(a(&owner, &v4)),
-        RecordType::AAAA => answer.add_answer(a(&owner, "2001:db8::7")),
+        RecordType::AAAA => {
+            let far = if name == "far.example" { FAR } else { NEAR };
+            answer.add_answer(a(&owner, &format!("{far}:7")))
+        }
         _ => &mut answer,
     };
     answer

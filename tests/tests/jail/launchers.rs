@@ -196,6 +196,28 @@ fn where_mounts_cannot_be_changed_without_root_nothing_is_started() {
 }
 
 #[test]
+fn root_starts_an_agent_under_the_account_that_the_configuration_names_unless_it_names_another() {
+    let plan = Plan { jail: "private_tmp = false\n".to_owned(), ..Plan::default() };
+    let agent = format!("[[agent]]\nname = \"{AGENT}\"\nrun_as = \"backup\"");
+    let daemon = Daemon::start(&plan.with(&agent)).unwrap();
+    let backup = nix::unistd::User::from_name("backup").unwrap().unwrap().uid.as_raw();
+    let said = |more: &[&str]| {
+        let mut command = daemon.command(&["run", "--agent", AGENT]);
+        command.args(more).args([
+            "--",
+            "/usr/bin/python3",
+            "-c",
+            "import os; print(os.getuid(), os.getgroups())",
+        ]);
+        let finished = process::run(&mut command, LIMIT).unwrap();
+        assert!(!finished.stderr.contains("runs as root"), "{}", finished.stderr);
+        finished.success().unwrap().trim().to_owned()
+    };
+    assert_eq!(said(&[]), format!("{backup} []"));
+    assert_eq!(said(&["--uid", &UID.to_string()]), format!("{UID} []"));
+}
+
+#[test]
 fn another_account_cannot_be_asked_for_without_root() {
     let daemon = stage("");
     let mut command = as_account("games").unwrap();

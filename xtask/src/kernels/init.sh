@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # First process of the guest: mounts what the program needs, runs the self-test, prints its report between two marks; then that of
-# the rows that security hooks stop, without the programs there; then what `life.sh` sees.
+# the same without the programs on security hooks, as a kernel is that lets none be there; then what `life.sh` sees.
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /var
 /bin/busybox mount -t proc none /proc
 /bin/busybox mount -t sysfs none /sys
@@ -18,7 +18,7 @@ echo "report begins"
 echo
 echo "report ends"
 echo "unhooked begins"
-/bin/chaperone selftest --standalone --json --methods slice --without security --only "$(/bin/busybox cat /etc/unhooked)"
+/bin/chaperone selftest --standalone --json --without security
 echo
 echo "unhooked ends"
 /bin/busybox sh /life.sh

@@ -22,7 +22,7 @@ pub(crate) fn print(columns: &[Value]) -> String {
     line(&row("kernel", columns.iter().map(|one| word(one, "kernel")).collect()));
     line(&row("security modules", columns.iter().map(|one| word(one, "modules")).collect()));
     line(&row("programs in effect", columns.iter().map(programs).collect()));
-    line(&row("without security hooks", columns.iter().map(unhooked).collect()));
+    line(&row("security hooks", columns.iter().map(hooked).collect()));
     line(&row("life of a daemon", columns.iter().map(life).collect()));
     line("");
     for (at, first) in list(columns.first(), "rows").iter().enumerate() {
@@ -32,18 +32,24 @@ pub(crate) fn print(columns: &[Value]) -> String {
     text
 }
 
-/// Names of the rows that a layer stops.
-pub(crate) fn stopped_by(column: &Value, layer: &str) -> Vec<String> {
-    let rows = list(Some(column), "rows").iter();
-    rows.filter(|row| list(Some(row), "layers").contains(&layer.into()))
-        .map(|row| word(row, "name"))
-        .collect()
+/// The rows that security hooks stop, of those that were tried without.
+fn unhooked(column: &Value) -> Vec<&Value> {
+    let rows = list(Some(column), "unhooked").iter();
+    rows.filter(|row| list(Some(row), "layers").contains(&"security".into())).collect()
+}
+
+/// Whether the report is about a kernel on whose security hooks there were programs, which were switched off.
+fn is_switched_off(column: &Value) -> bool {
+    !list(Some(column), "without").is_empty()
 }
 
 /// What must not be of the security hooks: programs there are tested in guests alone.
 fn hooks(column: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let listed = word(column, "modules").split(',').any(|module| module == "bpf");
+    if is_switched_off(column) {
+        return found;
+    }
     match (column.get("life").is_some(), listed) {
         (true, false) => found.push("a guest without `bpf` among its security modules".to_owned()),
         (false, false) => return found,
@@ -53,7 +59,7 @@ fn hooks(column: &Value) -> Vec<String> {
     if !names.into_iter().any(|name| name.starts_with("secure_")) {
         found.push("`bpf` is among its security modules, and no program is on their hooks".to_owned());
     }
-    let unhooked = list(Some(column), "unhooked");
+    let unhooked = unhooked(column);
     if unhooked.is_empty() {
         found.push("nothing was tried without the programs on security hooks".to_owned());
     }
@@ -86,8 +92,10 @@ pub(crate) fn problems(columns: &[Value]) -> Vec<String> {
     for column in columns {
         let kernel = word(column, "kernel");
         found.extend(hooks(column).into_iter().map(|problem| format!("{kernel}: {problem}")));
+        let without = list(Some(column), "without");
         for program in list(Some(column), "programs") {
-            if program.get(1) != Some(&Value::Bool(true)) {
+            let is_meant = program.get(0).is_some_and(|name| without.contains(name));
+            if program.get(1) != Some(&Value::Bool(true)) && !is_meant {
                 let name = program.get(0).and_then(Value::as_str).unwrap_or_default();
                 found.push(format!("{kernel}: program `{name}` is not in effect"));
             }
@@ -112,10 +120,13 @@ fn programs(column: &Value) -> String {
     format!("{effective} of {}", all.len())
 }
 
-fn unhooked(column: &Value) -> String {
-    let rows = list(Some(column), "unhooked");
-    let open = rows.iter().filter(|row| cell(row).starts_with("open: ")).count();
-    if rows.is_empty() { "-".to_owned() } else { format!("{open} of {} rows get out", rows.len()) }
+fn hooked(column: &Value) -> String {
+    let programs = list(Some(column), "programs").iter().filter_map(|one| one.get(0).and_then(Value::as_str));
+    match (is_switched_off(column), programs.into_iter().any(|name| name.starts_with("secure_"))) {
+        (true, _) => "switched off".to_owned(),
+        (false, true) => "in effect".to_owned(),
+        (false, false) => "not on this kernel".to_owned(),
+    }
 }
 
 fn life(column: &Value) -> String {
@@ -198,6 +209,7 @@ mod tests {
             guest["modules"] = "lockdown,bpf".into();
             guest["programs"] = json!([[programs, true]]);
             guest["unhooked"] = column(seen, &["slice"], "seen", true)["rows"].clone();
+            guest["unhooked"][0]["layers"] = json!(["security"]);
             guest["life"] = json!(life);
             problems(&[guest])
         };
@@ -213,11 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_of_a_layer_are_found() {
-        let mut here = column("refused", &[], "seen", true);
-        here["rows"][0]["layers"] = json!(["jail", "security"]);
-        assert_eq!(super::stopped_by(&here, "security"), ["tcp4"]);
-        assert!(super::stopped_by(&here, "egress").is_empty());
+    fn a_report_without_security_hooks_is_judged_by_what_gets_out_alone() {
+        let mut stock = column("refused", &[], "seen", false);
+        stock["modules"] = "lockdown,bpf".into();
+        stock["without"] = json!(["agent_egress"]);
+        assert_eq!(problems(&[stock.clone()]), Vec::<String>::new());
+        stock["rows"] = column("out", &[], "seen", true)["rows"].clone();
+        assert_eq!(problems(&[stock]).len(), 1);
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(super) static ROWS: [Vector; 20] = [
         handed::abstract_door,
         &[Security],
     )
-    .but(More { open: &[Slice, RunRoot, RunUid], open_still: &[Slice], ..PLAIN }),
+    .but(More { open: &[Slice], open_still: &[Slice], open_unscoped: &[RunRoot, RunUid], ..PLAIN }),
     row(
         "38",
         ("abstract-datagram", "datagram to an outsider's abstract address"),
@@ -104,7 +104,7 @@ pub(super) static ROWS: [Vector; 20] = [
         handed::abstract_letter,
         &[Security],
     )
-    .but(More { open: &[Slice, RunRoot, RunUid], open_still: &[Slice], ..PLAIN }),
+    .but(More { open: &[Slice], open_still: &[Slice], open_unscoped: &[RunRoot, RunUid], ..PLAIN }),
     row("40", ("new-namespace", "network namespace of its own"), Stopped, handed::new_namespace, &[]).but(
         More {
             control: Control::None(

@@ -44,6 +44,8 @@ pub(super) struct More {
     pub(super) open: &'static [Method],
     /// Where it is known to get out although a layer on security hooks is there and among those that stop it.
     pub(super) open_still: &'static [Method],
+    /// Where it is known to get out as well on a kernel without Landlock's scopes, unless that layer is there.
+    pub(super) open_unscoped: &'static [Method],
     /// Where it means nothing.
     pub(super) skips: &'static [Method],
     /// The port at which a redirected connection asked to arrive, if it is not the row's own.
@@ -87,6 +89,7 @@ const PLAIN: More = More {
     passes: Passes::Nothing,
     open: &[],
     open_still: &[],
+    open_unscoped: &[],
     skips: &[],
     lands: 0,
     provoked: false,
@@ -103,9 +106,13 @@ const fn row(
 }
 
 impl Vector {
-    /// Where it is known to get out, with the layer on security hooks or without.
-    pub(super) fn open(&self, secured: bool) -> &'static [Method] {
-        if secured && self.layers.contains(&Layer::Security) { self.more.open_still } else { self.more.open }
+    /// Where it is known to get out, with the layer on security hooks or without, and with Landlock's scopes or without.
+    pub(super) fn open(&self, secured: bool, scoped: bool) -> Vec<Method> {
+        if secured && self.layers.contains(&Layer::Security) {
+            return self.more.open_still.to_vec();
+        }
+        let besides = if scoped { &[] } else { self.more.open_unscoped };
+        self.more.open.iter().chain(besides).copied().collect()
     }
 
     const fn but(mut self, more: More) -> Self {
