@@ -4,6 +4,7 @@
 //! seen and a program that is not in effect are problems; so is a guest whose security hooks have no program, whose rows there are
 //! stopped without one, or whose daemon's life went otherwise. The list of them decides how the command ends.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -114,8 +115,15 @@ pub(crate) fn problems(columns: &[Value]) -> Vec<String> {
     found
 }
 
+/// How many kernels the columns are about.
+pub(crate) fn kernels(columns: &[Value]) -> usize {
+    columns.iter().map(|one| word(one, "kernel")).collect::<BTreeSet<_>>().len()
+}
+
 fn programs(column: &Value) -> String {
-    let all = list(Some(column), "programs");
+    let without = list(Some(column), "without");
+    let is_meant = |program: &&Value| program.get(0).is_some_and(|name| !without.contains(name));
+    let all: Vec<&Value> = list(Some(column), "programs").iter().filter(is_meant).collect();
     let effective = all.iter().filter(|one| one.get(1) == Some(&Value::Bool(true))).count();
     format!("{effective} of {}", all.len())
 }
