@@ -312,6 +312,22 @@ pub fn stage_program(dir: &temp::Dir) -> Result<PathBuf> {
     Ok(staged)
 }
 
+/// Writes a copy of a program whose kernel object is another one: one letter of its licence.
+pub fn other_build(program: &Path, copy: &Path) -> Result<()> {
+    let mut bytes = std::fs::read(program).with_context(|| format!("cannot read `{}`", program.display()))?;
+    // Little-endian, and for the machine with number 247, which is BPF.
+    let is_object = |object: &[u8]| object.starts_with(b"\x7fELF") && object.get(18..20) == Some(&[247, 0]);
+    let object = (0..bytes.len()).find(|at| bytes.get(*at..).is_some_and(is_object));
+    let object = object.context("the program has no kernel object")?;
+    let inside = bytes.get_mut(object..).context("the kernel object is cut")?;
+    let licence = inside.windows(11).position(|window| window == b"Apache-2.0\0");
+    let letter = licence.and_then(|licence| inside.get_mut(licence + 9));
+    *letter.context("the kernel object has no licence")? = b'1';
+    std::fs::write(copy, bytes).with_context(|| format!("cannot write `{}`", copy.display()))?;
+    std::fs::set_permissions(copy, std::fs::Permissions::from_mode(0o755))
+        .context("cannot open the program to all")
+}
+
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
     let entries = std::fs::read_dir(from).with_context(|| format!("cannot list `{}`", from.display()))?;
     for entry in entries {

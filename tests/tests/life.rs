@@ -21,9 +21,9 @@ use chaperone::clock::Clock;
 use chaperone::intercept::Tree;
 use chaperone_tests::agent::Agent;
 use chaperone_tests::daemon::{Daemon, Plan};
-use chaperone_tests::hand;
 use chaperone_tests::process::{self, Process, Running};
 use chaperone_tests::witness::{CONTROL, Counts, Field, TAGGED};
+use chaperone_tests::{daemon, hand};
 use chaperone_tests::{ports, temp, wait};
 use nix::sys::signal::Signal;
 
@@ -141,17 +141,9 @@ impl Drop for Stage {
     }
 }
 
-/// A copy of the program whose kernel object is another one: one letter of its licence.
 fn other_build(daemon: &Daemon) -> PathBuf {
-    let mut bytes = fs::read(daemon.program()).unwrap();
-    let is_object =
-        |at: &usize| bytes[*at..].starts_with(b"\x7fELF") && bytes[*at + 18..].starts_with(&[247, 0]);
-    let object = (0..bytes.len() - 64).find(is_object).unwrap();
-    let licence = bytes[object..].windows(11).position(|window| window == b"Apache-2.0\0").unwrap();
-    bytes[object + licence + 9] = b'1';
     let path = daemon.dir().folder("other").unwrap().join("chaperone");
-    fs::write(&path, bytes).unwrap();
-    process::run(Command::new("chmod").arg("755").arg(&path), LIMIT).unwrap().success().unwrap();
+    daemon::other_build(daemon.program(), &path).unwrap();
     path
 }
 

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use chaperone::clock::Clock;
 use chaperone_tests::agent::dsn;
-use chaperone_tests::hand;
 use chaperone_tests::postgres::{Options, Server, program_path};
 use chaperone_tests::process::{self, Process};
 use chaperone_tests::shop::{AGENT, POLICY, RESOURCE};
 use chaperone_tests::systemd::{STAGE, Systemd, packaged};
 use chaperone_tests::witness::{CONTROL, Field, SEND, TAGGED};
+use chaperone_tests::{daemon, hand};
 use chaperone_tests::{ports, sample, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -410,6 +410,42 @@ fn a_guard_process_that_dies_hangs_or_is_reloaded_leaves_no_gap() {
     assert_eq!(stage.systemd.property(WORKER, "NRestarts").unwrap(), "0");
     stage.lasts();
     stage.end("guard process killed seven times, hung once, reloaded");
+}
+
+#[test]
+fn an_upgrade_and_a_downgrade_as_packages_do_them_leave_no_gap() {
+    let stage = Stage::boot(&[]);
+    let program = stage.systemd.dir().path().join("bin/chaperone");
+    let (old, new) = (program.with_file_name("old"), program.with_file_name("new"));
+    fs::copy(&program, &old).unwrap();
+    daemon::other_build(&program, &new).unwrap();
+    // Pins of one object have one name.
+    let generations = || {
+        let listed =
+            process::run(&mut stage.systemd.command(&["ls", "/sys/fs/bpf/chaperone"]), LIMIT).unwrap();
+        let names = listed.stdout.lines().filter(|name| !name.ends_with("-maps")).map(str::to_owned);
+        names.collect::<Vec<_>>()
+    };
+    let first = generations();
+    assert_eq!(first.len(), 1);
+    let worker = stage.systemd.main_pid(WORKER).unwrap();
+    for (build, is_first) in [(&new, false), (&old, true)] {
+        let daemon = stage.systemd.main_pid(DAEMON).unwrap();
+        fs::rename(build, &program).unwrap();
+        stage.systemd.systemctl(&["reload", GUARD]).unwrap().success().unwrap();
+        wait::until("one generation of the other build", LIMIT, || {
+            let now = generations();
+            Ok((now.len() == 1 && (now == first) == is_first).then_some(()))
+        })
+        .unwrap();
+        stage.lasts();
+        stage.systemd.systemctl(&["restart", DAEMON]).unwrap().success().unwrap();
+        assert_ne!(stage.systemd.main_pid(DAEMON).unwrap(), daemon);
+        wait::until("the daemon to follow", LIMIT, || Ok(stage.whole().then_some(()))).unwrap();
+        stage.lasts();
+    }
+    assert_eq!(stage.systemd.main_pid(WORKER).unwrap(), worker, "the agent did not live through it");
+    stage.end("upgraded and downgraded");
 }
 
 #[test]
