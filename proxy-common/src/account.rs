@@ -28,6 +28,8 @@ pub const SEAL_BITS: u32 = 0xffff_3fff;
 
 /// Some cgroup is quarantined: packets must be checked too.
 pub const ANY_QUARANTINED: u32 = 1;
+/// Levels below the parent on which a quarantined cgroup is looked for: `match` globs can name deeper ones than runs and units have.
+pub const QUARANTINE_LEVELS: u32 = 4;
 /// Tasks below the parent may not use sockets that were made outside.
 pub const SENTINEL: u32 = 2;
 /// The daemon is about to stop: what is on its way to it may arrive, nothing new may start.

@@ -7,13 +7,10 @@
 
 use core::intrinsics::cold_path;
 
-use proxy_common::account::Parent;
+use proxy_common::account::{Parent, QUARANTINE_LEVELS};
 
 use crate::context::{Packet, current_ancestor};
 use crate::maps;
-
-/// Levels below the parent on which an agent's own cgroup may lie: `match` globs can name deeper ones than runs and units have.
-const LEVELS: u32 = 4;
 
 /// Whether an account may act.
 pub enum Standing {
@@ -57,7 +54,7 @@ fn standing(parent: &Parent, account: u64, ancestor: impl Fn(u32) -> u64) -> Sta
     }
     cold_path();
     let mut below = 1;
-    while below <= LEVELS {
+    while below <= QUARANTINE_LEVELS {
         if maps::is_quarantined(ancestor(parent.level + below)) {
             return Standing::Quarantined(account);
         }

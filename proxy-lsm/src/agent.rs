@@ -3,7 +3,7 @@
 //! INVARIANT: an outsider costs one look-up and one comparison, for these programs run for everybody.
 
 use aya_ebpf::helpers::generated as helpers;
-use proxy_common::account::Parent;
+use proxy_common::account::{ANY_QUARANTINED, Parent, QUARANTINE_LEVELS};
 
 use crate::maps;
 
@@ -27,6 +27,22 @@ impl Agent {
         }
         let account = ancestor(parent.level + 1);
         Some(Self { parent, account })
+    }
+
+    /// Whether it, or a cgroup between it and the parent, is quarantined: to the depth that the programs on cgroups look.
+    #[inline(always)]
+    pub fn is_quarantined(&self) -> bool {
+        if self.parent.flags & ANY_QUARANTINED == 0 {
+            return false;
+        }
+        let mut below = 1;
+        while below <= QUARANTINE_LEVELS {
+            if maps::is_quarantined(ancestor(self.parent.level + below)) {
+                return true;
+            }
+            below += 1;
+        }
+        false
     }
 
     /// The cgroup of its run.

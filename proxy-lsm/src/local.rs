@@ -14,6 +14,9 @@ use crate::{maps, rules};
 #[inline(always)]
 pub fn peer(sock: u64) -> i32 {
     let Some(agent) = Agent::now() else { return rules::ALLOW };
+    if agent.is_quarantined() {
+        return rules::quarantined(&agent);
+    }
     if kernel::maker(sock, &agent.parent) == Some(agent.account) {
         return rules::ALLOW;
     }

@@ -8,13 +8,16 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use proxy_common::account::{Account, Parent};
 use proxy_common::event::{COUNTERS as COUNTERS_LEN, Counter, DenyEvent};
-use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, JAILED_MAX};
+use proxy_common::limits::{ACCOUNTS_MAX, EVENTS_BYTES, JAILED_MAX, QUARANTINED_MAX};
 
 #[btf_map]
 static PARENT: Array<Parent, 1> = Array::new();
 
 #[btf_map]
 static JAILED: HashMap<u64, u32, JAILED_MAX> = HashMap::new();
+
+#[btf_map]
+static QUARANTINED: HashMap<u64, u32, QUARANTINED_MAX> = HashMap::new();
 
 #[btf_map]
 static ACCOUNTS: HashMap<u64, Account, ACCOUNTS_MAX> = HashMap::new();
@@ -36,6 +39,13 @@ pub fn parent() -> Option<Parent> {
 pub fn is_jailed(run: u64) -> bool {
     // SAFETY: the value is not read.
     unsafe { JAILED.get(&run) }.is_some()
+}
+
+/// Whether a cgroup is quarantined.
+#[inline(always)]
+pub fn is_quarantined(cgroup: u64) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { QUARANTINED.get(&cgroup) }.is_some()
 }
 
 /// Counts and reports one denial.

@@ -51,9 +51,16 @@ pub fn socket(socket: u64) -> i32 {
     let sock = kernel::sock(socket);
     // Whom a unix socket reaches is looked at when it does.
     if sock != 0 && kernel::family(sock) == AF_UNIX {
-        return ALLOW;
+        return if agent.is_quarantined() { quarantined(&agent) } else { ALLOW };
     }
     judge(&agent, sock)
+}
+
+/// A unix socket of an agent that is stopped is used, whoever is at its other end. The others are dropped as packets.
+#[inline(always)]
+pub fn quarantined(agent: &Agent) -> i32 {
+    refuse(agent, Reason::Quarantined, AF_UNIX);
+    EPERM
 }
 
 /// A socket that is none of the unix ones. One of another family may have been made before these programs were there.

@@ -30,7 +30,7 @@ pub(super) const LAYER: &str = "security_hooks";
 pub(super) const PURPOSE: &str = "sees sockets that are handed over, other families, other processes";
 
 /// Tables that they share with the other programs.
-const TABLES: [&str; 5] = ["PARENT", "JAILED", "ACCOUNTS", "EVENTS", "COUNTERS"];
+const TABLES: [&str; 6] = ["PARENT", "JAILED", "QUARANTINED", "ACCOUNTS", "EVENTS", "COUNTERS"];
 
 /// The programs, in the order they are attached: the first gives the sign.
 pub const NAMES: &[&str] = &[

@@ -60,6 +60,11 @@ own_server() {
   grep -q word /var/tried
 }
 signals() { mkdir -p "$box"; sh -c 'echo $$ > "$0/cgroup.procs" && echo entered && kill -CONT 1' "$box" > /var/tried 2>&1; }
+# A line that an agent's `logger` sends by a unix socket that it has: an outsider writes down what arrives.
+letter() { echo "$1" >&3; }
+arrives() { grep -q "worker: $1" /var/letters; }
+not_arrives() { sleep 2; ! arrives "$1"; }
+told() { chaperone "$@" --config /etc/chaperone.toml > /var/tried 2>&1; }
 no_signal() { ! signals && grep -q entered /var/tried; }
 unlinked() { rm /sys/fs/bpf/chaperone/v*/secure_*; }
 
@@ -70,6 +75,20 @@ check "an outsider does" outsider
 check "an agent sees its own child and ends it" own_child
 check "an agent reaches its own server" own_server
 check "an agent sends no signal to a process outside" no_signal
+syslogd -n -O /var/letters & letters=$!
+mkfifo /var/post
+sh -c 'echo $$ > "$0/cgroup.procs"; exec logger -t worker < /var/post' "$box" &
+exec 3> /var/post
+letter one
+check "an agent writes to a unix socket that root may use" within arrives one
+check "it is quarantined" told quarantine worker
+letter two
+check "and what it writes on the socket that it has arrives no more" not_arrives two
+check "it is released" told release worker
+letter three
+check "and what it writes then arrives" within arrives three
+exec 3>&-
+kill $letters
 unlinked
 check "an agent sees nothing while the pins are gone" refused
 check "a daemon pins them again" within all
