@@ -189,8 +189,10 @@ fn quarantine_ends_waiting(stage: &Stage) {
     let mut contained = stage.contained(WAITING);
     let mut other = stage.agent("other", GOING_ON);
     stage.wait_ready(3, vec![&mut run, &mut contained, &mut other]);
+    let begun = Clock::system().instant();
     let said = stage.daemon.cli(&["quarantine", "worker"]).unwrap().success().unwrap();
-    let since = Clock::system().now().0;
+    let (took, since) = (Clock::system().instant().duration_since(begun), Clock::system().now().0);
+    assert!(took < Duration::from_secs(10), "the command took {took:?}");
     println!("{}", said.trim());
     assert!(said.contains("2 sessions ended") && said.contains("sockets ended"), "{said}");
     for waiting in [run, contained] {

@@ -230,12 +230,17 @@ pub enum Event<'a> {
         exe: Cow<'a, str>,
         /// Where it is, below the mount.
         cgroup: Cow<'a, str>,
+        /// How many more there were at the same look, which are told nowhere else.
+        others: u64,
     },
-    /// The kernel had more to tell than its ring holds: reports of denials are missing from the record. Every denial was made and
-    /// is counted, by reason and for each account.
+    /// The kernel had more to tell than its ring holds: reports of denials, and of what was seen and let pass, are missing from the record.
+    /// Every denial was made and is counted, by reason and for each account.
     DenialsUntold {
-        /// How many reports since the last such record.
+        /// How many reports since the daemon started or the last such record.
         count: u64,
+        /// How many since the kernel's tables were made. A daemon that starts says it, if there are any: what is more than in the record
+        /// before was lost while none ran.
+        total: u64,
     },
     /// Parts of the kernel guard were gone and are back.
     GuardMended {

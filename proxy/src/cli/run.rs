@@ -63,7 +63,7 @@ pub fn launch(mut launch: Launch) -> anyhow::Result<ExitCode> {
     }
     if Uid::effective().is_root() && launch.args.uid.is_none() {
         let configured = config.jail.accounts.get(&AgentName(launch.args.agent.clone()));
-        launch.args.uid = configured.map(u32::to_string);
+        launch.args.uid = configured.cloned();
     }
     config.jail.hidden.push(launch.file.config);
     if launch.args.relayed {

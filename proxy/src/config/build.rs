@@ -320,8 +320,8 @@ fn launchers(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName
     launchers
 }
 
-/// Under which account root starts each agent, where it is said. An account that comes to be later may be named by its number.
-fn accounts(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName, u32> {
+/// Under which account `run` starts each agent for root, where it is said. One that comes to be later may be named by its number.
+fn accounts(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName, String> {
     let mut accounts = BTreeMap::new();
     for agent in raw {
         let Some(text) = &agent.run_as else { continue };
@@ -330,8 +330,9 @@ fn accounts(raw: &[file::Agent], problems: &mut Problems) -> BTreeMap<AgentName,
                 problems
                     .add(text.line, "`run_as` names an account of the agent's own; leave it out for root");
             }
-            Some(uid) => {
-                accounts.insert(AgentName(agent.name.value.clone()), uid);
+            // As it is written: two names may share a number and not a group.
+            Some(_) => {
+                accounts.insert(AgentName(agent.name.value.clone()), text.value.clone());
             }
             None => {}
         }

@@ -112,7 +112,7 @@ fn a_full_file_reaches_every_room() {
     let launchers: Vec<_> =
         config.jail.launchers.iter().map(|(agent, uids)| (agent.0.as_str(), uids)).collect();
     assert_eq!(launchers, [("loose", &[4711].into()), ("reporter", &[].into())]);
-    assert_eq!(config.jail.accounts, [(AgentName("loose".to_owned()), 4712)].into());
+    assert_eq!(config.jail.accounts, [(AgentName("loose".to_owned()), "4712".to_owned())].into());
     let processes = |name: &str| config.jail.processes_of(&AgentName(name.to_owned()));
     assert_eq!((processes("loose"), processes("reporter")), (64, jail::PROCESSES));
     assert_eq!(config.sql.workers, 3);

@@ -125,7 +125,7 @@ struct Denial {
 
 async fn denials(mut events: Events, running: &Running, names: &Names) {
     let mut counted: HashMap<Denial, Count> = HashMap::new();
-    let mut untold = Untold::since(lost(running).unwrap_or(0));
+    let mut untold = Untold(None);
     let mut flush = tokio::time::interval(DENIALS_EVERY);
     loop {
         // Nothing is lost when either arm is dropped: counts live outside, the ring keeps its records.
@@ -142,9 +142,11 @@ async fn denials(mut events: Events, running: &Running, names: &Names) {
                 for (denial, count) in counted.drain() {
                     running.note(&told(denial, count));
                 }
-                if let Some(count) = lost(running).and_then(|lost| untold.more(lost)) {
-                    tracing::warn!(count, "more was denied than the kernel's ring could tell");
-                    running.note(&Event::DenialsUntold { count });
+                if let Some(total) = lost(running)
+                    && let Some(count) = untold.more(total)
+                {
+                    tracing::warn!(count, total, "the kernel had more to tell than its ring holds");
+                    running.note(&Event::DenialsUntold { count, total });
                 }
             }
         }
@@ -156,19 +158,17 @@ fn lost(running: &Running) -> Option<u64> {
     running.guard.counters().ok().map(|counters| counters.events_lost)
 }
 
-/// What of the kernel's count is in the record.
-struct Untold(u64);
+/// The kernel's count as it stands in the record; none before this daemon's first look.
+struct Untold(Option<u64>);
 
 impl Untold {
-    /// What was lost before is another daemon's to tell.
-    fn since(lost: u64) -> Self {
-        Self(lost)
-    }
-
-    /// How many more there are, if there are. A count that went back is that of new tables.
+    /// How many more there are, if that is to be told: at first, whether there are any at all, and then each time there are more. A count
+    /// that went back is that of new tables.
     fn more(&mut self, lost: u64) -> Option<u64> {
-        let before = std::mem::replace(&mut self.0, lost);
-        Some(lost.checked_sub(before).unwrap_or(lost)).filter(|more| *more > 0)
+        match self.0.replace(lost) {
+            None => (lost > 0).then_some(0),
+            Some(before) => Some(lost.checked_sub(before).unwrap_or(lost)).filter(|more| *more > 0),
+        }
     }
 }
 
@@ -228,7 +228,9 @@ mod tests {
 
     #[test]
     fn what_could_not_be_told_is_told_once_and_new_tables_count_from_nothing() {
-        let mut untold = Untold::since(5);
-        assert_eq!([5, 7, 7, 2, 0].map(|lost| untold.more(lost)), [None, Some(2), None, Some(2), None]);
+        let mut untold = Untold(None);
+        let told = [5, 5, 7, 7, 2, 0].map(|lost| untold.more(lost));
+        assert_eq!(told, [Some(0), None, Some(2), None, Some(2), None]);
+        assert_eq!(Untold(None).more(0), None);
     }
 }

@@ -292,6 +292,7 @@ impl Names {
         let (name, kind) = (question.name.as_str(), question.kind());
         let now = self.0.parts.clock.instant();
         let kept = self.0.cache.get(&agent.name, name, kind, now);
+        let is_kept = kept.is_some();
         let mut answer = match (kept, kind) {
             (Some(answer), _) => answer,
             // Hints for encrypted connections (ECH and HTTP/3 among them) lead past the daemon.
@@ -310,7 +311,10 @@ impl Names {
             return self.refuse(agent, origin, question, &Refused::plain("inward-address"));
         }
         let now = self.0.parts.clock.instant();
-        self.0.cache.put(&agent.name, name, kind, (&answer, now));
+        // From when it was had: asking again and again does not make it last.
+        if !is_kept {
+            self.0.cache.put(&agent.name, name, kind, (&answer, now));
+        }
         // An agent would be connected to the daemon wherever it dials, and try no other address once that one turns out to be out of
         // reach: what this machine knows no road to is not told. After the cache, since roads come and go.
         let _emptied = answer.filter(is_routable);

@@ -62,8 +62,8 @@ pub struct Settings {
     pub hidden: Vec<PathBuf>,
     /// Accounts without root that may start an agent.
     pub launchers: BTreeMap<AgentName, BTreeSet<u32>>,
-    /// Accounts under which root starts agents, unless it names another.
-    pub accounts: BTreeMap<AgentName, u32>,
+    /// Accounts under which root starts agents, by name or number, unless it names another.
+    pub accounts: BTreeMap<AgentName, String>,
     /// How many processes and threads a run of each agent may have at a time.
     pub processes: BTreeMap<AgentName, u32>,
 }

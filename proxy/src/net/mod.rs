@@ -11,5 +11,5 @@ mod stream;
 pub use dial::dial;
 pub use place::{inner, is_metadata, is_routable, is_this_machine};
 pub use prefixed::Prefixed;
-pub use resolvers::is_resolver;
+pub use resolvers::{is_listed, is_resolver};
 pub use stream::{BoxedStream, ByteStream, Fill, end_on_close, poll_drain, poll_fill, reset_on_close};

@@ -8,6 +8,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use nix::errno::Errno;
+
 /// Addresses of metadata services outside the link-local networks, which count as a whole.
 const METADATA: [IpAddr; 6] = [
     // Azure: WireServer, which gives out certificates and extension settings ("What is IP address 168.63.129.16").
@@ -81,14 +83,28 @@ pub fn is_this_machine(address: IpAddr) -> bool {
     })
 }
 
-/// Whether this machine knows a road to the address. Asks the kernel's table of routes; nothing is sent.
+/// Whether this machine may know a road to the address: false only where its kernel says that there is none. Asks the table of
+/// routes; nothing is sent.
 #[must_use]
 pub fn is_routable(address: IpAddr) -> bool {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // The port is of no account: a datagram socket that connects looks its road up and no more.
-    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9))).is_ok()
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9)));
+    let code = asked.err().and_then(|problem| problem.raw_os_error());
+    !code.map(Errno::from_raw).is_some_and(|code| NO_ROAD.contains(&code))
 }
+
+/// What the kernel says where no route leads, only one that refuses (`unreachable`, `prohibit`, `blackhole`), or where it does not
+/// have the family or an address of it. Anything else, a lack of descriptors say, is no answer.
+const NO_ROAD: [Errno; 6] = [
+    Errno::ENETUNREACH,
+    Errno::EHOSTUNREACH,
+    Errno::EACCES,
+    Errno::EINVAL,
+    Errno::EAFNOSUPPORT,
+    Errno::EADDRNOTAVAIL,
+];
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,8 @@
 //!
 //! A question to one goes past the daemon's own resolver, whatever it is wrapped in. Names of them are refused where names are
 //! asked for; this list is for programs that carry the address with them, as browsers and libraries do.
-//! Known limits: a resolver that is not listed, at a port other than 853, cannot be told from any other server.
+//! Known limits: a resolver that is not listed, at a port other than 853, cannot be told from any other server; neither can one behind
+//! a content network that answers for any name at any of its addresses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
@@ -28,12 +29,17 @@ static NETWORKS: LazyLock<Vec<Network>> = LazyLock::new(|| LISTED.lines().filter
 #[must_use]
 pub fn is_resolver(destination: SocketAddr) -> bool {
     let ip = destination.ip();
-    destination.port() == TLS_PORT || is_listed(ip) || inner(ip).is_some_and(|ip| is_listed(ip.into()))
+    destination.port() == TLS_PORT || is_listed(ip)
 }
 
-fn is_listed(ip: IpAddr) -> bool {
-    let bits = mapped(ip);
-    NETWORKS.iter().any(|network| bits & network.mask == network.bits)
+/// Whether the address, or one written inside it, is a listed public resolver's.
+#[must_use]
+pub fn is_listed(ip: IpAddr) -> bool {
+    let is_one = |ip: IpAddr| {
+        let bits = mapped(ip);
+        NETWORKS.iter().any(|network| bits & network.mask == network.bits)
+    };
+    is_one(ip) || inner(ip).is_some_and(|ip| is_one(ip.into()))
 }
 
 fn mapped(ip: IpAddr) -> u128 {

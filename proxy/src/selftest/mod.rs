@@ -58,6 +58,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// Longest run; an emulated machine takes a minute.
 const RUN_SECONDS_MAX: u32 = 300;
 
+/// How the names of the test's own cgroups begin.
+pub const CGROUP: &str = "chaperone-selftest-";
+
 /// Rows of the catalogue that one machine cannot try by itself, and why.
 const UNTRIED: [(&str, &str, &str); 12] = [
     (
@@ -167,7 +170,7 @@ pub fn run(plan: &Plan) -> Result<Report, SelftestError> {
     getrandom::fill(&mut number)
         .map_err(|problem| stage::step("draw a name")(io::Error::other(problem.to_string())))?;
     let digits: String = number.iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("chaperone-selftest-{digits}");
+    let name = format!("{CGROUP}{digits}");
     // An interrupt ends the stage; this process stays to clean up.
     let mut held = SigSet::empty();
     held.add(Signal::SIGINT);

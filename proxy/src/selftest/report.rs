@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::catalogue::MAY_LACK;
 use crate::intercept;
 
 /// How the process that tried was started.
@@ -228,6 +229,14 @@ impl Report {
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.rows.is_empty() && self.faults().is_empty()
+    }
+
+    /// Rows that could not be tried here although every supported kernel has what they need.
+    #[must_use]
+    pub fn untested(&self) -> Vec<&str> {
+        let could_not = |row: &&Row| matches!(row.control, Shown::Impossible(_));
+        let names = self.rows.iter().filter(could_not).map(|row| row.name.as_str());
+        names.filter(|name| !MAY_LACK.contains(name)).collect()
     }
 
     /// How many cells are good, known, bad, untried.

@@ -245,6 +245,11 @@ impl Agent {
         let told = self.heard().map_err(&failed)?;
         let seen = self.seen(stage, port, vector, &told);
         drop(dialling);
+        if self.method.is_none() && vector.joins() {
+            // Leaving is announced as well, and would prove the next one.
+            std::thread::sleep(SETTLE * 2);
+            let _left = stage.witness.take();
+        }
         if let Some(kept) = kept {
             drop(kept);
             std::thread::sleep(SETTLE);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::model::{AddressPattern, Resource};
-use crate::net::{inner, is_metadata, is_resolver};
+use crate::net::{inner, is_listed, is_metadata, is_resolver};
 
 /// How often names are looked up again.
 pub const LOOKUP_EVERY: Duration = Duration::from_secs(30);
@@ -99,10 +99,12 @@ impl Targets {
         let names = self.names.read();
         let resources = self.resources.read();
         let guarded = is_metadata(destination.ip());
+        // A wide network does not mean the resolvers in it.
+        let by_itself = guarded || is_listed(destination.ip());
         let of = |resource: &Arc<Resource>| {
             let routes = resource.addresses.iter().filter_map(|pattern| match pattern {
                 AddressPattern::Network { .. } => (pattern.contains(destination)
-                    && (!guarded || pattern.is_one_address()))
+                    && (!by_itself || pattern.is_one_address()))
                 .then(|| vec![destination]),
                 AddressPattern::Name { host, port } => names
                     .get(&(host.clone(), *port))
@@ -137,7 +139,8 @@ pub enum Missing {
     Metadata,
     /// It is another way of writing the address of a registered one.
     Disguised,
-    /// It is a public resolver, or the port of DNS over TLS: whoever reaches it asks for names past the daemon.
+    /// It is a public resolver that no resource registers by its very address or name, or the port of DNS over TLS: whoever reaches it
+    /// asks for names past the daemon.
     Resolver,
 }
 
@@ -150,7 +153,7 @@ impl Missing {
             Self::Ambiguous => "more than one resource is registered at this address",
             Self::Metadata => "a metadata service, which no resource registers by its very address",
             Self::Disguised => "another way of writing the address of a registered resource",
-            Self::Resolver => "a resolver, which no resource registers; names are asked of the daemon's own",
+            Self::Resolver => "a resolver, which no resource registers by its very address or name",
         }
     }
 }
@@ -240,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_resolver_is_reached_only_where_a_resource_is_registered() {
-        let targets = Targets::new(vec![resource("own", &["192.0.2.53:853", "8.8.4.4:443"])]);
+        let targets =
+            Targets::new(vec![resource("own", &["192.0.2.53:853", "8.8.4.4:443", "9.0.0.0/8:5053"])]);
         let at = |destination: &str| targets.at(destination.parse().unwrap()).map(|_| ());
         for resolver in
             ["192.0.2.54:853", "8.8.4.4:444", "1.1.1.1:443", "[64:ff9b::101:101]:443", "9.9.9.9:5053"]
@@ -250,7 +254,10 @@ mod tests {
         for registered in ["192.0.2.53:853", "8.8.4.4:443"] {
             assert_eq!(at(registered), Ok(()), "{registered}");
         }
-        assert_eq!(at("192.0.2.54:443"), Err(Missing::Unregistered));
+        assert_eq!((at("192.0.2.54:443"), at("9.9.9.1:5053")), (Err(Missing::Unregistered), Ok(())));
+        let named = Targets::new(vec![resource("named", &["resolver.internal:443"])]);
+        named.names.write().insert(("resolver.internal".into(), 443), vec!["8.8.8.8".parse().unwrap()]);
+        assert!(named.at("8.8.8.8:443".parse().unwrap()).is_ok());
     }
 
     #[test]

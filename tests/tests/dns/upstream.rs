@@ -2,7 +2,7 @@
 //!
 //! On a loopback port, over UDP and TCP, in threads that end with the value.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -42,7 +42,7 @@ pub(crate) enum Liar {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     address: SocketAddr,
-    asked: Arc<Mutex<BTreeSet<String>>>,
+    asked: Arc<Mutex<BTreeMap<String, usize>>>,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -97,17 +97,15 @@ impl Upstream {
         let udp = UdpSocket::bind(address).context("no UDP port for the resolver")?;
         udp.set_read_timeout(Some(BEAT))?;
         tcp.set_nonblocking(true)?;
-        let (asked, over) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
+        let (asked, over) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
         let (heard, ended) = (Arc::clone(&asked), Arc::clone(&over));
         let datagrams = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while !ended.load(Ordering::Relaxed) {
                 let Ok((length, peer)) = udp.recv_from(&mut buffer) else { continue };
                 let question = Message::from_vec(&buffer[..length]).unwrap();
-                heard
-                    .lock()
-                    .unwrap()
-                    .insert(question.queries[0].name().to_ascii().trim_end_matches('.').to_owned());
+                let name = question.queries[0].name().to_ascii().trim_end_matches('.').to_owned();
+                *heard.lock().unwrap().entry(name).or_default() += 1;
                 for reply in by_datagram(liar, &question) {
                     udp.send_to(&reply, peer).unwrap();
                 }
@@ -132,7 +130,12 @@ impl Upstream {
 
     /// Every name it was asked for, as it was written.
     pub(crate) fn asked(&self) -> BTreeSet<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// How often it was asked for a name in a datagram.
+    pub(crate) fn times(&self, name: &str) -> usize {
+        self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 }
 
@@ -243,7 +246,12 @@ fn honest(question: &Message) -> Message {
     let inward = name.strip_prefix("rebind-").and_then(|rest| rest.strip_suffix(".example"));
     let v4 = inward.map_or("198.51.100.7".to_owned(), |ip| ip.replace('-', "."));
     match question.queries[0].query_type() {
-        RecordType::A => answer.add_answer(a(&owner, &v4)),
+        RecordType::A => {
+            let record = a(&owner, &v4);
+            // The shortest that is kept, which is longer than it says.
+            let ttl = if name == "short.example" { 1 } else { record.ttl };
+            answer.add_answer(Record::from_rdata(record.name, ttl, record.data))
+        }
         RecordType::AAAA => {
             let far = if name == "far.example" { FAR } else { NEAR };
             answer.add_answer(a(&owner, &format!("{far}:7")))

@@ -104,7 +104,7 @@ async fn a_namespace_is_given_up_after_two_empty_looks_and_its_scope_with_it() {
     let agent = world.agent(&format!(
         "{ENTER}unshare(); raise_loopback()\n\
          while attempt(lambda: socket.socket().connect(('192.0.2.1', 80))) == 'EPERM': time.sleep(0.005)\n\
-         time.sleep(0.5)"
+         time.sleep(2)"
     ));
     while namespaces.count() == 0 {
         namespaces.glance().unwrap();

@@ -198,7 +198,7 @@ fn where_mounts_cannot_be_changed_without_root_nothing_is_started() {
 #[test]
 fn root_starts_an_agent_under_the_account_that_the_configuration_names_unless_it_names_another() {
     let plan = Plan { jail: "private_tmp = false\n".to_owned(), ..Plan::default() };
-    let agent = format!("[[agent]]\nname = \"{AGENT}\"\nrun_as = \"backup\"");
+    let agent = format!("[[agent]]\nname = \"{AGENT}\"\nrun_as = \"backup\"\nrun_by = [\"games\"]");
     let daemon = Daemon::start(&plan.with(&agent)).unwrap();
     let backup = nix::unistd::User::from_name("backup").unwrap().unwrap().uid.as_raw();
     let said = |more: &[&str]| {
@@ -215,6 +215,10 @@ fn root_starts_an_agent_under_the_account_that_the_configuration_names_unless_it
     };
     assert_eq!(said(&[]), format!("{backup} []"));
     assert_eq!(said(&["--uid", &UID.to_string()]), format!("{UID} []"));
+    // Whoever starts it without root starts it as itself.
+    let games = nix::unistd::User::from_name("games").unwrap().unwrap().uid.as_raw();
+    let own = running(&daemon, "games", "import os; print(os.getuid())").success().unwrap();
+    assert_eq!(own.trim(), games.to_string());
 }
 
 #[test]

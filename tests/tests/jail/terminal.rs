@@ -131,6 +131,16 @@ fn keys_and_signals_reach_the_agent_and_the_callers_settings_come_back() {
 }
 
 #[test]
+fn the_configured_account_has_the_terminal_too() {
+    let plan = Plan::default().with(&format!("[[agent]]\nname = \"{AGENT}\"\nrun_as = \"backup\""));
+    let daemon = Daemon::start(&plan).unwrap();
+    let script = "\"$@\" /usr/bin/python3 -c 'import os; print(\"is\", os.getuid(), os.fstat(0).st_uid)'";
+    let seen = shown(&daemon, 0, script, &[]);
+    let backup = nix::unistd::User::from_name("backup").unwrap().unwrap().uid;
+    assert_eq!(after(&seen, "is "), format!("{backup} {backup}"), "{seen}");
+}
+
+#[test]
 fn an_agent_in_the_background_of_a_terminal_runs_and_is_not_stopped() {
     let daemon = stage("");
     let script = "set -m; \"$@\" sh -c 'echo there; exit 3' & wait $!; echo \"code $?\"";

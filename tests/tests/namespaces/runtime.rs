@@ -74,17 +74,25 @@ fn psql(stage: &Stage, sql: &str) -> Vec<String> {
 #[test]
 fn containers_of_a_real_runtime_talk_to_a_resource_through_chaperone_as_a_rule_at_the_first_attempt() {
     let stage = Stage::open();
-    let mut first = 0;
-    for _ in 0..10 {
-        let said = Bundle::new(&stage, &psql(&stage, ITEM)).run();
-        println!("{}", said.both().trim());
-        first += usize::from(said.status.success());
-        // On a machine with too much to do a program may be faster than the daemon: it is denied then, and may try again.
-        assert!(said.status.success() || said.stderr.contains("Operation not permitted"), "{}", said.both());
+    let (mut all, mut best) = (0, 0);
+    // On a machine with too much to do a program may be faster than the daemon: it is denied then, and may try again. Not as a rule.
+    for _round in 0..3 {
+        let mut first = 0;
+        for _ in 0..10 {
+            let said = Bundle::new(&stage, &psql(&stage, ITEM)).run();
+            println!("{}", said.both().trim());
+            first += usize::from(said.status.success());
+            let denied = said.stderr.contains("Operation not permitted");
+            assert!(said.status.success() || denied, "{}", said.both());
+        }
+        println!("{first} of 10 containers were served at the first attempt");
+        (all, best) = (all + first, best.max(first));
+        if best > 5 {
+            break;
+        }
     }
-    println!("{first} of 10 containers were served at the first attempt");
-    assert!(first > 0, "none was served");
-    let session = stage.records("session_opened", first);
+    assert!(best > 5, "{best} of 10 at the best");
+    let session = stage.records("session_opened", all);
     let evidence = &session.first().unwrap()["evidence"];
     assert!(evidence["netns"].is_u64(), "{evidence}");
     assert!(evidence["exe"].as_str().unwrap().ends_with("/psql"), "{evidence}");

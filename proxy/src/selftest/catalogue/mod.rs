@@ -14,6 +14,10 @@ mod streams;
 use super::attempts::{Answer, Scene};
 use super::report::{Expected, Layer, Method};
 
+/// Rows that some kernels have nothing for, or refuse to everybody. Any other that cannot be tried was not tested.
+pub(super) const MAY_LACK: [&str; 8] =
+    ["sctp", "dccp", "smc", "vsock", "alg", "routing-message", "routing-old-message", "upper-layer"];
+
 /// Every row, in the order of trying.
 pub(super) fn all() -> impl Iterator<Item = &'static Vector> {
     let themes: [&[Vector]; 5] =
@@ -113,6 +117,11 @@ impl Vector {
         }
         let besides = if scoped { &[] } else { self.more.open_unscoped };
         self.more.open.iter().chain(besides).copied().collect()
+    }
+
+    /// Whether it joins a group, on a socket of its own or on one that was passed.
+    pub(super) fn joins(&self) -> bool {
+        self.number == "77" || self.name == "passed-join"
     }
 
     const fn but(mut self, more: More) -> Self {
