@@ -104,8 +104,17 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(uplinks(config));
     findings.extend(daemon(config));
     findings.extend(credentials(config));
-    findings.extend(agents::findings(&config.intercept.parent));
+    findings.extend(agents::findings(&config.intercept.parent, is_secured(config)));
     findings
+}
+
+/// Whether the programs on security hooks are in effect, which take the point out of some of an agent's rights.
+fn is_secured(config: &Config) -> bool {
+    let settings = &config.intercept;
+    let opened = intercept::Tree::find().and_then(|tree| tree.open(&settings.parent));
+    opened
+        .and_then(|parent| intercept::effective(settings, &parent))
+        .is_ok_and(|found| intercept::secured(&found))
 }
 
 fn kernel() -> Finding {

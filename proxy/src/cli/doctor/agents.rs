@@ -15,16 +15,19 @@ use crate::intercept::{Cgroup, InterceptError, Tree};
 /// More processes of one agent than this are not looked at one by one: the first ones tell enough.
 const PROCESSES_MAX: usize = 4096;
 
-/// Rights that lead past the guard: number, name, what they are good for.
+/// Rights that lead past the guard: number, name, what they are good for. The last three lead nowhere where programs are on security
+/// hooks, which refuse the sockets, the calls and the processes of others.
 const RIGHTS: [(u32, &str, &str); 7] = [
-    (13, "CAP_NET_RAW", "puts frames on the wire that no program sees"),
     (12, "CAP_NET_ADMIN", "detaches programs and rewrites routes"),
-    (39, "CAP_BPF", "opens the guard's programs and tables"),
     (21, "CAP_SYS_ADMIN", "takes the guard away"),
     (16, "CAP_SYS_MODULE", "loads code into the kernel"),
     (17, "CAP_SYS_RAWIO", "writes to the kernel's memory"),
+    (13, "CAP_NET_RAW", "puts frames on the wire that no program sees"),
+    (39, "CAP_BPF", "opens the guard's programs and tables"),
     (19, "CAP_SYS_PTRACE", "acts through processes that are no agents"),
 ];
+/// How many of them lead on with programs on security hooks.
+const RIGHTS_STILL: usize = 4;
 
 /// What one process may do.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -36,19 +39,19 @@ struct Powers {
 }
 
 /// One finding for each agent that runs.
-pub(super) fn findings(parent: &Path) -> Vec<Finding> {
+pub(super) fn findings(parent: &Path, secured: bool) -> Vec<Finding> {
     // That the tree cannot be read is the guard's finding.
-    look(parent).unwrap_or_default()
+    look(parent, secured).unwrap_or_default()
 }
 
-fn look(parent: &Path) -> Result<Vec<Finding>, InterceptError> {
+fn look(parent: &Path, secured: bool) -> Result<Vec<Finding>, InterceptError> {
     let tree = Tree::find()?;
     let mut found = Vec::new();
     for (name, _) in tree.open(parent)?.children()? {
         // A cgroup that went away meanwhile has no processes.
         let Ok(cgroup) = tree.open(&parent.join(&name)) else { continue };
         let powers: Vec<Powers> = powers(&cgroup);
-        found.extend(judge(&name, &powers));
+        found.extend(judge(&name, &powers, secured));
     }
     Ok(found)
 }
@@ -85,14 +88,15 @@ fn read(status: &str) -> Option<Powers> {
     })
 }
 
-fn judge(name: &str, processes: &[Powers]) -> Option<Finding> {
+fn judge(name: &str, processes: &[Powers], secured: bool) -> Option<Finding> {
     let count = processes.len();
     if count == 0 {
         return None;
     }
     let has = |test: fn(&Powers) -> bool| processes.iter().any(test);
     let rights = processes.iter().fold(0, |all, one| all | one.rights);
-    let kept: Vec<_> = RIGHTS.iter().filter(|(bit, _, _)| rights >> bit & 1 == 1).collect();
+    let many = if secured { RIGHTS_STILL } else { RIGHTS.len() };
+    let kept: Vec<_> = RIGHTS.iter().take(many).filter(|(bit, _, _)| rights >> bit & 1 == 1).collect();
     let mut seen: Vec<String> =
         kept.iter().map(|(_, right, meaning)| format!("keeps {right} ({meaning})")).collect();
     let mut fixes = BTreeSet::new();
@@ -103,7 +107,7 @@ fn judge(name: &str, processes: &[Powers]) -> Option<Finding> {
         seen.push("runs as root (may write pins, cgroup files and `core_pattern`)".to_owned());
         fixes.insert("`User=` with an account of its own");
     }
-    if has(|one| one.unfiltered) {
+    if has(|one| one.unfiltered) && !secured {
         seen.push("has no seccomp filter (vsock, packet and kernel-crypto sockets are not seen)".to_owned());
         fixes.insert("`RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK`");
     }
@@ -135,15 +139,22 @@ mod tests {
     #[test]
     fn a_process_that_could_pass_the_guard_is_bad_and_says_how() {
         let raw = read(&status("0000000000002000", "7\t7\t7\t7", 2, 1)).unwrap();
-        let found = judge("reporter.service", &[Powers::default(), raw]).unwrap();
+        let processes = [Powers::default(), raw];
+        let found = judge("reporter.service", &processes, false).unwrap();
         assert!(!found.good && found.seen.contains("CAP_NET_RAW"), "{}", found.seen);
         assert!(found.fix.unwrap().contains("CapabilityBoundingSet="));
+        // Programs on security hooks refuse what it is good for; other rights lead on with them as well.
+        assert!(judge("reporter.service", &processes, true).unwrap().good);
+        let admin = read(&status("0000000000203000", "7\t7\t7\t7", 0, 1)).unwrap();
+        let found = judge("reporter.service", &[admin], true).unwrap();
+        assert!(!found.good && found.seen.contains("CAP_NET_ADMIN") && found.seen.contains("CAP_SYS_ADMIN"));
+        assert!(!found.seen.contains("CAP_NET_RAW") && !found.seen.contains("seccomp"), "{}", found.seen);
     }
 
     #[test]
     fn what_a_launcher_left_open_is_told_with_its_meaning_and_its_fix() {
         let loose = read(&status("0000000000000000", "7\t0\t7\t7", 0, 0)).unwrap();
-        let found = judge("loose", &[loose]).unwrap();
+        let found = judge("loose", &[loose], false).unwrap();
         assert!(found.good, "no way out by itself");
         for word in ["root", "seccomp", "gain rights"] {
             assert!(found.seen.contains(word), "{word}: {}", found.seen);
@@ -157,9 +168,9 @@ mod tests {
     #[test]
     fn a_confined_agent_is_good_and_one_without_processes_is_not_mentioned() {
         let confined = read(&status("0000000000000000", "7\t7\t7\t7", 2, 1)).unwrap();
-        let found = judge("worker", &[confined]).unwrap();
+        let found = judge("worker", &[confined], false).unwrap();
         assert!(found.good && found.fix.is_none());
-        assert!(judge("worker", &[]).is_none());
+        assert!(judge("worker", &[], false).is_none());
     }
 
     #[test]
