@@ -18,6 +18,9 @@ use super::{second, shape, tree};
 /// Largest text that is parsed: 1 MiB. Bulk statements of drivers stay below; larger ones cost the parser seconds.
 pub(super) const TEXT_BYTES_MAX: usize = 1 << 20;
 
+/// The trouble of a text whose analysis panicked. Compared as a whole: the parser's own words quote the text.
+pub const PANICKED: &str = "the analysis of this text panicked";
+
 /// Analyses a text. Never fails: trouble means unknown.
 #[must_use]
 pub fn analyse_text(sql: &str) -> Analysis {
@@ -25,8 +28,7 @@ pub fn analyse_text(sql: &str) -> Analysis {
         return Analysis::unknown(reason);
     }
     // A panic is a bug of ours or of the parser's bindings; either way the text is not understood.
-    catch_unwind(AssertUnwindSafe(|| parsed(sql)))
-        .unwrap_or_else(|_| Analysis::unknown("the analysis of this text panicked"))
+    catch_unwind(AssertUnwindSafe(|| parsed(sql))).unwrap_or_else(|_| Analysis::unknown(PANICKED))
 }
 
 /// What can be refused without parsing.

@@ -31,7 +31,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use analyse::analyse_text;
+pub use analyse::{PANICKED, analyse_text};
 pub use analyzer::Analyzer;
 pub use catalogs::is_leaky_catalog;
 pub use facts::{Analysis, ColumnReads, Outputs, Statement, StatementKind, Uses};
