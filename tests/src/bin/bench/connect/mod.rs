@@ -45,11 +45,12 @@ pub(crate) fn run(report: &Path) -> Result<()> {
         bail!("this needs root, to load kernel programs; start it with `cargo xtask bench connect`");
     }
     let stage = Stage::set()?;
+    // First: a machine on which it cannot be had says so at once.
+    let crowd = crowd(&stage)?;
     let mut lines = connects(&stage)?;
     lines.push(trips(&stage)?);
     lines.push(bulks(&stage)?);
     let sentinel = sentinel(&stage)?;
-    let crowd = crowd(&stage)?;
     let text = to_markdown(&lines, &[sentinel, crowd].concat(), &facts::machine()?);
     println!("\n{text}");
     std::fs::write(report, text).with_context(|| format!("cannot write `{}`", report.display()))?;

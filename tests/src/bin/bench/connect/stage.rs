@@ -15,6 +15,7 @@ use chaperone_tests::agent::Agent;
 use chaperone_tests::daemon::{Daemon, Plan};
 use chaperone_tests::process::Process;
 use chaperone_tests::{ports, temp, wait};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::server::Ports;
@@ -22,9 +23,10 @@ use super::server::Ports;
 const AGENT: &str = "bench";
 const CROWD: u16 = 1000;
 /// Agents among them: each may have so many unread connections and no more.
-const CROWD_NAMES: u16 = 10;
-/// Ten each would need more descriptors than root may have on many machines: the daemon takes two for each.
-const CROWD_CONNECTIONS: u16 = 9;
+const CROWD_NAMES: u16 = 20;
+const CROWD_CONNECTIONS: u16 = 10;
+/// Descriptors of the daemon, which counts on four for each connection; its unit gives it more.
+const DESCRIPTORS: u64 = 65_536;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What is asked of the server.
@@ -85,6 +87,8 @@ fn permit(agent: &str) -> String {
 
 impl Stage {
     pub(super) fn set() -> Result<Self> {
+        setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)
+            .context("cannot raise the limit of descriptors")?;
         let dir = temp::Dir::new("bench")?;
         let server = Ports::open()?;
         let mut haproxy_ports = [(Load::Close, 0), (Load::Echo, 0), (Load::Source, 0)];
