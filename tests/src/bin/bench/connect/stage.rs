@@ -15,7 +15,7 @@ use chaperone_tests::agent::Agent;
 use chaperone_tests::daemon::{Daemon, Plan};
 use chaperone_tests::process::Process;
 use chaperone_tests::{ports, temp, wait};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::server::Ports;
@@ -24,9 +24,11 @@ const AGENT: &str = "bench";
 const CROWD: u16 = 1000;
 /// Agents among them: each may have so many unread connections and no more.
 const CROWD_NAMES: u16 = 20;
-const CROWD_CONNECTIONS: u16 = 10;
-/// Descriptors of the daemon, which counts on four for each connection; its unit gives it more.
-const DESCRIPTORS: u64 = 65_536;
+/// Connections of each, where the daemon may have descriptors for them: it counts on four for one, and its unit gives it enough.
+const CROWD_CONNECTIONS: u64 = 10;
+const FOR_A_CONNECTION: u64 = 4;
+/// Descriptors for all else.
+const FOR_THE_REST: u64 = 1024;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What is asked of the server.
@@ -75,6 +77,8 @@ pub(super) struct Stage {
     server: Ports,
     haproxy_ports: [(Load, u16); 3],
     program: PathBuf,
+    /// Open connections of each of the crowd.
+    crowd_connections: u64,
     _dir: temp::Dir,
 }
 
@@ -87,8 +91,7 @@ fn permit(agent: &str) -> String {
 
 impl Stage {
     pub(super) fn set() -> Result<Self> {
-        setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)
-            .context("cannot raise the limit of descriptors")?;
+        let crowd_connections = crowd_connections()?;
         let dir = temp::Dir::new("bench")?;
         let server = Ports::open()?;
         let mut haproxy_ports = [(Load::Close, 0), (Load::Echo, 0), (Load::Source, 0)];
@@ -115,7 +118,7 @@ impl Stage {
         let program = dir.path().join("bench");
         std::fs::copy(std::env::current_exe().context("cannot find this very program")?, &program)
             .context("cannot copy this program")?;
-        Ok(Self { daemon, _haproxy: haproxy, server, haproxy_ports, program, _dir: dir })
+        Ok(Self { daemon, _haproxy: haproxy, server, haproxy_ports, program, crowd_connections, _dir: dir })
     }
 
     /// This program's own client on one way.
@@ -197,17 +200,34 @@ pub(super) fn with_sentinel<T>(measure: impl FnOnce() -> Result<T>) -> Result<T>
     measure()
 }
 
+/// How many connections each of the crowd can have here. Not every root may raise its own limit.
+fn crowd_connections() -> Result<u64> {
+    let wanted = u64::from(CROWD) * CROWD_CONNECTIONS * FOR_A_CONNECTION + FOR_THE_REST;
+    let have = match setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted) {
+        Ok(()) => wanted,
+        Err(_refused) => {
+            getrlimit(Resource::RLIMIT_NOFILE).context("the limit of descriptors cannot be read")?.1
+        }
+    };
+    let each = have.saturating_sub(FOR_THE_REST) / FOR_A_CONNECTION / u64::from(CROWD);
+    ensure!(each > 0, "the limit of descriptors, {have}, is too low for a crowd");
+    Ok(each.min(CROWD_CONNECTIONS))
+}
+
 /// Many agents, each with a process of its own and open connections.
 #[derive(Debug)]
 pub(super) struct Crowd {
     children: Vec<Child>,
     cgroups: Vec<PathBuf>,
+    /// Connections of each.
+    each: usize,
 }
 
 impl Crowd {
     pub(super) fn gather(stage: &Stage) -> Result<Self> {
         let parent = Tree::find()?.mount().join(stage.daemon.parent());
-        let mut crowd = Self { children: Vec::new(), cgroups: Vec::new() };
+        let each = usize::try_from(stage.crowd_connections).context("a number does not fit")?;
+        let mut crowd = Self { children: Vec::new(), cgroups: Vec::new(), each };
         let address = format!("127.0.0.1:{}", stage.server.of(Load::Echo));
         for number in 0..CROWD {
             let cgroup = parent.join(format!("crowd-{}-{number}", number % CROWD_NAMES));
@@ -218,7 +238,7 @@ impl Crowd {
             let child = Command::new("sh")
                 .args(["-c", &script])
                 .arg(&stage.program)
-                .args(["hold", &address, &CROWD_CONNECTIONS.to_string()])
+                .args(["hold", &address, &stage.crowd_connections.to_string()])
                 .stdout(Stdio::piped())
                 .spawn()
                 .context("cannot start one of the crowd")?;
@@ -228,7 +248,8 @@ impl Crowd {
             let mut line = String::new();
             let stdout = child.stdout.take().context("no output")?;
             BufReader::new(stdout).read_line(&mut line).context("cannot read from one of the crowd")?;
-            ensure!(line.trim() == format!("{CROWD_CONNECTIONS} open"), "one of the crowd says `{line}`");
+            let expected = format!("{} open", stage.crowd_connections);
+            ensure!(line.trim() == expected, "one of the crowd says `{line}`");
         }
         Ok(crowd)
     }
@@ -238,7 +259,7 @@ impl Crowd {
     }
 
     pub(super) fn connections(&self) -> usize {
-        self.children.len() * usize::from(CROWD_CONNECTIONS)
+        self.children.len() * self.each
     }
 }
 
