@@ -6,7 +6,7 @@
 //! One process is given no number twice: whoever asked first may not have bound it yet.
 //! Limits: two processes can be given the same one; a caller that loses the race fails to bind and says so.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::sync::{Mutex, PoisonError};
@@ -42,9 +42,8 @@ pub fn free_block() -> Result<u16> {
 
 /// Whether nobody in this process was given the number before.
 fn is_first(number: u16) -> bool {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    given.get_or_insert_default().insert(number)
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(number)
 }
 
 /// Every number below `count`, from a random one on.

@@ -23,8 +23,7 @@ use chaperone_tests::agent::Agent;
 use chaperone_tests::daemon::{Daemon, Plan};
 use chaperone_tests::process::{self, Process, Running};
 use chaperone_tests::witness::{CONTROL, Counts, Field, TAGGED};
-use chaperone_tests::{daemon, hand};
-use chaperone_tests::{ports, temp, wait};
+use chaperone_tests::{daemon, hand, ports, temp, wait};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);

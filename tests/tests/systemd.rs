@@ -18,8 +18,7 @@ use chaperone_tests::process::{self, Process};
 use chaperone_tests::shop::{AGENT, POLICY, RESOURCE};
 use chaperone_tests::systemd::{STAGE, Systemd, packaged};
 use chaperone_tests::witness::{CONTROL, Field, SEND, TAGGED};
-use chaperone_tests::{daemon, hand};
-use chaperone_tests::{ports, sample, wait};
+use chaperone_tests::{daemon, hand, ports, sample, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -178,12 +177,7 @@ impl Stage {
     fn ends(&self, unit: &str, signal: Signal) {
         let before = self.number(unit, "NRestarts");
         self.signal(unit, signal);
-        self.is_back(unit, before + 1);
-    }
-
-    /// Waits until a unit was started again so often, and is up.
-    fn is_back(&self, unit: &str, restarts: u64) {
-        wait::until("a restart", LIMIT, || Ok((self.number(unit, "NRestarts") >= restarts).then_some(())))
+        wait::until("a restart", LIMIT, || Ok((self.number(unit, "NRestarts") > before).then_some(())))
             .unwrap();
         self.systemd.wait(unit, "active").unwrap();
     }

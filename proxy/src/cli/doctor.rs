@@ -15,7 +15,7 @@ use super::{ConfigFile, needs_root, print_json};
 use crate::causes::in_one_line;
 use crate::config::{Config, ConfigError};
 use crate::control::{Answer, Call, Client, FeatureState};
-use crate::intercept::{self, InterceptError};
+use crate::intercept::{self, InterceptError, ProgramStatus};
 
 /// Options of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -100,21 +100,17 @@ fn examine(config: &Config) -> Vec<Finding> {
     });
     findings.push(kernel());
     findings.push(Finding::good("jail", crate::jail::outsiders()));
-    findings.extend(guard(config));
+    let settings = &config.intercept;
+    let opened = intercept::Tree::find().and_then(|tree| tree.open(&settings.parent));
+    let programs = opened.and_then(|parent| intercept::effective(settings, &parent));
+    findings.extend(guard(&programs));
     findings.extend(uplinks(config));
     findings.extend(daemon(config));
     findings.extend(credentials(config));
-    findings.extend(agents::findings(&config.intercept.parent, is_secured(config)));
+    // Programs on security hooks take the point out of some of an agent's rights.
+    let secured = programs.is_ok_and(|programs| intercept::secured(&programs));
+    findings.extend(agents::findings(&settings.parent, secured));
     findings
-}
-
-/// Whether the programs on security hooks are in effect, which take the point out of some of an agent's rights.
-fn is_secured(config: &Config) -> bool {
-    let settings = &config.intercept;
-    let opened = intercept::Tree::find().and_then(|tree| tree.open(&settings.parent));
-    opened
-        .and_then(|parent| intercept::effective(settings, &parent))
-        .is_ok_and(|found| intercept::secured(&found))
 }
 
 fn kernel() -> Finding {
@@ -130,19 +126,16 @@ fn kernel() -> Finding {
 }
 
 /// What the kernel says of the guard, asked without the daemon.
-fn guard(config: &Config) -> Vec<Finding> {
-    let settings = &config.intercept;
-    let opened = intercept::Tree::find().and_then(|tree| tree.open(&settings.parent));
-    let found = opened.and_then(|parent| intercept::effective(settings, &parent));
+fn guard(found: &Result<Vec<ProgramStatus>, InterceptError>) -> Vec<Finding> {
     let programs = match found {
         Ok(programs) => programs,
         Err(error) => {
-            let fix = match &error {
+            let fix = match error {
                 InterceptError::NoCgroup2 => "mount it; systemd does so where it uses the unified hierarchy",
                 error if needs_root(error) => "run this as root",
                 _ => "start `chaperone daemon` as root; it installs the guard",
             };
-            return vec![Finding::bad("guard", in_one_line(&error), fix)];
+            return vec![Finding::bad("guard", in_one_line(error), fix)];
         }
     };
     let missing: Vec<String> = programs

@@ -26,8 +26,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// End with 1 also when a way out works that is known to, when one could not be tried that every kernel has, or when the result could
-    /// not be recorded. With `--methods run-uid` it
-    /// tells whether this machine holds what is started in the recommended way.
+    /// not be recorded. With `--methods run-uid` it tells whether this machine holds what is started in the recommended way.
     #[arg(long)]
     strict: bool,
     /// Only these rows, by name, separated by commas.

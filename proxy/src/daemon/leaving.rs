@@ -47,11 +47,13 @@ pub(super) async fn watch(running: &Running) {
     loop {
         every.tick().await;
         let parent = running.guard.parent();
-        let left = tokio::task::block_in_place(|| look(&parent, &mut seen));
-        let told = left.len().min(TOLD_MAX);
-        for (at, one) in left.iter().take(TOLD_MAX).enumerate() {
-            let is_last = at.saturating_add(1) == told;
-            note(running, one, if is_last { left.len().saturating_sub(told) } else { 0 });
+        let mut left = tokio::task::block_in_place(|| look(&parent, &mut seen));
+        let others = left.len().saturating_sub(TOLD_MAX);
+        left.truncate(TOLD_MAX);
+        let last = left.pop();
+        left.iter().for_each(|one| note(running, one, 0));
+        if let Some(last) = last {
+            note(running, &last, others);
         }
     }
 }

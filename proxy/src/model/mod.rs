@@ -23,5 +23,5 @@ pub use selftest::SelftestResult;
 pub use session::Session;
 pub use target::{
     AddressPattern, Credential, PatternError, Protocol, RESOLVER, Resource, Secret, UpstreamTls,
-    UpstreamTlsMode,
+    UpstreamTlsMode, network, same_network,
 };

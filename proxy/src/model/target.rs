@@ -71,18 +71,10 @@ impl AddressPattern {
         let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
         let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(refuse)?;
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let (address, bits) = match bare.split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (bare, None),
-        };
-        match (address.parse::<IpAddr>(), bits) {
-            (Ok(address), bits) => {
-                let most = if address.is_ipv4() { 32 } else { 128 };
-                let bits = bits.map_or(Ok(most), str::parse::<u8>).ok().filter(|bits| *bits <= most);
-                Ok(Self::Network { address, bits: bits.ok_or_else(refuse)?, port })
-            }
-            (Err(_), None) if is_host_name(bare) => Ok(Self::Name { host: bare.to_ascii_lowercase(), port }),
-            (Err(_), _) => Err(refuse()),
+        match network(bare) {
+            Some((address, bits)) => Ok(Self::Network { address, bits, port }),
+            None if is_host_name(bare) => Ok(Self::Name { host: bare.to_ascii_lowercase(), port }),
+            None => Err(refuse()),
         }
     }
 
@@ -108,6 +100,16 @@ impl AddressPattern {
     }
 }
 
+/// Reads an address, or a network as `address/bits`: the address and how many of its bits count.
+#[must_use]
+pub fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().ok()?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(most), str::parse::<u8>).ok().filter(|bits| *bits <= most)?;
+    Some((address, bits))
+}
+
 fn is_host_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
@@ -116,7 +118,9 @@ fn is_host_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-' || byte == b'_')
 }
 
-fn same_network(network: IpAddr, address: IpAddr, bits: u8) -> bool {
+/// Whether an address is of the same family as the network and agrees with it in so many bits.
+#[must_use]
+pub fn same_network(network: IpAddr, address: IpAddr, bits: u8) -> bool {
     let wide = |ip: IpAddr| match ip {
         IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
         IpAddr::V6(v6) => (v6.to_bits(), 128),

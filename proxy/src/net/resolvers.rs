@@ -9,20 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
 use super::inner;
+use crate::model::{network, same_network};
 
 /// One address or network a line.
 const LISTED: &str = include_str!("resolvers.txt");
 /// DNS over TLS (RFC 7858); DNS over QUIC (RFC 9250) has the same number and is no TCP.
 const TLS_PORT: u16 = 853;
 
-/// A network, IPv4 in its mapped form.
-#[derive(Debug, Clone, Copy)]
-struct Network {
-    bits: u128,
-    mask: u128,
-}
-
-static NETWORKS: LazyLock<Vec<Network>> = LazyLock::new(|| LISTED.lines().filter_map(parse).collect());
+static NETWORKS: LazyLock<Vec<(IpAddr, u8)>> = LazyLock::new(|| LISTED.lines().filter_map(network).collect());
 
 /// Whether whoever connects there means to ask for names: the port of DNS over TLS anywhere, or any port of a public resolver,
 /// however its address is written.
@@ -35,29 +29,8 @@ pub fn is_resolver(destination: SocketAddr) -> bool {
 /// Whether the address, or one written inside it, is a listed public resolver's.
 #[must_use]
 pub fn is_listed(ip: IpAddr) -> bool {
-    let is_one = |ip: IpAddr| {
-        let bits = mapped(ip);
-        NETWORKS.iter().any(|network| bits & network.mask == network.bits)
-    };
+    let is_one = |ip: IpAddr| NETWORKS.iter().any(|(network, bits)| same_network(*network, ip, *bits));
     is_one(ip) || inner(ip).is_some_and(|ip| is_one(ip.into()))
-}
-
-fn mapped(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-/// A line of the list; `None` if it is a remark or empty.
-fn parse(line: &str) -> Option<Network> {
-    let (address, length) =
-        line.split_once('/').map_or((line, None), |(address, length)| (address, Some(length)));
-    let ip: IpAddr = address.parse().ok()?;
-    let width: u32 = if ip.is_ipv4() { 32 } else { 128 };
-    let host_bits = width.checked_sub(length.map_or(Some(width), |length| length.parse().ok())?)?;
-    let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
-    Some(Network { bits: mapped(ip) & mask, mask })
 }
 
 #[cfg(test)]
@@ -67,10 +40,13 @@ mod tests {
     #[test]
     fn every_line_of_the_list_is_a_remark_or_a_network_as_networks_are_written() {
         for line in LISTED.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            let network = parse(line).unwrap_or_else(|| panic!("{line} is no network"));
-            let written: IpAddr = line.split('/').next().unwrap().parse().unwrap();
-            assert_eq!(network.bits, mapped(written), "{line} has bits beside its network");
-            assert!(network.mask >= u128::MAX << 100, "{line} is too wide for a resolver");
+            let (address, bits) = network(line).unwrap_or_else(|| panic!("{line} is no network"));
+            let beside = match address {
+                IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+                IpAddr::V6(v6) => v6.to_bits(),
+            };
+            assert_eq!(beside.checked_shl(bits.into()).unwrap_or(0), 0, "{line} has bits beside its network");
+            assert!(address.is_ipv4() || bits >= 28, "{line} is too wide for a resolver");
         }
     }
 

@@ -246,16 +246,20 @@ impl Report {
         cells.filter(|cell| *cell == verdict).count()
     }
 
+    /// The launch methods that were tried.
+    fn tried(&self) -> Vec<Method> {
+        let was = |method: &Method| self.rows.iter().any(|row| row.seen.iter().any(|(one, _)| one == method));
+        Method::ALL.into_iter().filter(was).collect()
+    }
+
     /// How many known ways out there are by each launch method that was tried.
     fn known(&self) -> String {
         let count = |method: &Method| {
             let rows = self.rows.iter();
             rows.filter(|row| row.verdict(*method) == Verdict::Known).count()
         };
-        let tried =
-            |method: &&Method| self.rows.iter().any(|row| row.seen.iter().any(|(one, _)| one == *method));
-        let each =
-            Method::ALL.iter().filter(tried).map(|method| format!("{} {}", count(method), method.name()));
+        let tried = self.tried();
+        let each = tried.iter().map(|method| format!("{} {}", count(method), method.name()));
         each.collect::<Vec<_>>().join(", ")
     }
 
@@ -280,10 +284,7 @@ impl Report {
         let mut line = |words: String| {
             if writeln!(text, "{}", words.trim_end()).is_err() {}
         };
-        let methods: Vec<Method> = Method::ALL
-            .into_iter()
-            .filter(|method| self.rows.iter().any(|row| row.seen.iter().any(|(one, _)| one == method)))
-            .collect();
+        let methods = self.tried();
         let columns: String = methods.iter().map(|method| format!("{:<20}", method.name())).collect();
         line(format!("{:<4} {:<23} {:<11} {columns}{}", "no", "vector", "expected", "control"));
         for row in &self.rows {

@@ -45,11 +45,11 @@ pub(super) fn findings(parent: &Path, secured: bool) -> Vec<Finding> {
 }
 
 fn look(parent: &Path, secured: bool) -> Result<Vec<Finding>, InterceptError> {
-    let tree = Tree::find()?;
+    let parent = Tree::find()?.open(parent)?;
     let mut found = Vec::new();
-    for (name, _) in tree.open(parent)?.children()? {
+    for (name, _) in parent.children()? {
         // A cgroup that went away meanwhile has no processes.
-        let Ok(cgroup) = tree.open(&parent.join(&name)) else { continue };
+        let Some(cgroup) = parent.at_child(&name) else { continue };
         let powers: Vec<Powers> = powers(&cgroup);
         found.extend(judge(&name, &powers, secured));
     }
